@@ -1,0 +1,100 @@
+"""What tests share: real cells, small cells files, and copies of the project to run workflows in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stainfree.cells import CellsInfo, CellsWriter
+from stainfree.schemes import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder that holds real cells; in CI it must be there, elsewhere tests without it are skipped."""
+    given = os.environ.get("STAINFREE_MIRROR", "")
+    folder = Path(given) if given else Path("does-not-exist")
+    if not (folder / "jurkat-montage").is_dir():
+        reason = "set STAINFREE_MIRROR to a folder that holds jurkat-montage/ (see README, real cells) to test on them"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder.resolve()
+
+
+@pytest.fixture
+def make_cells(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small cells file in which stages can be told from brightness."""
+
+    def make(counts: dict[str, int] | None = None, *, side: int = 66, channels: tuple[str, ...] = ("BF",)) -> Path:
+        counts = counts or dict.fromkeys(STAGES, 12)
+        rng = np.random.default_rng(0)
+        stages = [stage for stage, n in counts.items() for _ in range(n)]
+        images = rng.integers(500, 700, (len(stages), len(channels), side, side)).astype(np.uint16)
+        for row, stage in enumerate(stages):
+            width = 8 + 3 * STAGES.index(stage)
+            images[row, :, 20 : 20 + width, 25:40] += 200
+        path = tmp_path / "cells.h5"
+        info = CellsInfo(channels=channels, bit_depth=12, licence="MIT", citation="made by a test")
+        with CellsWriter(path, info, image_shape=(side, side), dtype=np.uint16) as cells:
+            cells.append(
+                images,
+                stage=stages,
+                cell_id=[f"c{k:04d}" for k in range(len(stages))],
+                source=["a" if k % 3 else "b" for k in range(len(stages))],
+            )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project to run workflows in and to change."""
+    copy = tmp_path / "project"
+    kept = [
+        "Snakefile",
+        "config.yaml",
+        "requirements.lock",
+        "workflow",
+        "envs",
+        "scripts",
+        "src",
+        "notebooks",
+        "profiles",
+    ]
+    copy.mkdir()
+    for name in kept:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, copy / name)
+    return copy
+
+
+def snakemake(
+    project: Path, *arguments: str, check: bool = True, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in a copy of the project; the result's `stdout` holds all that it printed."""
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=project,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    if check and run.returncode:
+        raise AssertionError(f"snakemake {' '.join(arguments)} ended with {run.returncode}:\n{run.stdout[-6000:]}")
+    return run

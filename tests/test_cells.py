@@ -1,0 +1,122 @@
+"""The cells contract: what is written is read back, and nothing half-written is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from stainfree import cells
+from stainfree.cells import CellsInfo, CellsWriter
+from stainfree.errors import DataError
+
+INFO = CellsInfo(channels=("BF", "PI"), bit_depth=12, pixel_size_um=0.5, licence="MIT", source_checksums={"a": "0"})
+
+
+def write(path: Path, n: int = 600, *, batch: int = 250, seed: int = 0) -> np.ndarray:
+    images = np.random.default_rng(seed).integers(0, 4096, (n, 2, 8, 9)).astype(np.uint16)
+    with CellsWriter(path, INFO, image_shape=(8, 9), dtype=np.uint16) as file:
+        for start in range(0, n, batch):
+            rows = range(start, min(start + batch, n))
+            file.append(
+                images[start : start + batch],
+                stage=["G1" if k % 2 else "S" for k in rows],
+                cell_id=[f"c{k}" for k in rows],
+                source=["one" for _ in rows],
+                dna_content=[k / 2 for k in rows],
+            )
+    return images
+
+
+def test_images_and_columns_come_back(tmp_path: Path) -> None:
+    images = write(tmp_path / "cells.h5")
+    info = cells.read_info(tmp_path / "cells.h5")
+    assert (info.n_cells, info.image_shape, info.channels) == (600, (8, 9), ("BF", "PI"))
+    assert (info.pixel_size_um, info.bit_depth, info.source_checksums) == (0.5, 12, {"a": "0"})
+    np.testing.assert_array_equal(cells.read_images(tmp_path / "cells.h5"), images)
+    table = cells.read_table(tmp_path / "cells.h5")
+    assert list(table["cell_id"][:2]) == ["c0", "c1"]
+    assert set(table["origin"]) == {"real"}
+    np.testing.assert_allclose(table["dna_content"], np.arange(600) / 2)
+
+
+def test_channels_and_rows_are_picked_in_the_order_asked(tmp_path: Path) -> None:
+    images = write(tmp_path / "cells.h5")
+    rows = np.array([599, 0, 256, 255, 0])
+    picked = cells.read_images(tmp_path / "cells.h5", channels=["PI"], rows=rows)
+    np.testing.assert_array_equal(picked, images[rows][:, [1]])
+    streamed = np.concatenate(list(cells.iterate_images(tmp_path / "cells.h5", channels=["PI", "BF"], batch=100)))
+    np.testing.assert_array_equal(streamed, images[:, ::-1])
+
+
+def test_the_digest_follows_the_content_not_the_batches(tmp_path: Path) -> None:
+    def digest(**options: int) -> str:
+        write(tmp_path / "cells.h5", **options)
+        return cells.read_info(tmp_path / "cells.h5").content_sha256
+
+    assert digest() == digest(batch=77)
+    assert digest() != digest(seed=1)
+
+
+def test_a_failed_writing_leaves_nothing_and_harms_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "cells.h5")
+    before = (tmp_path / "cells.h5").read_bytes()
+    with (
+        pytest.raises(RuntimeError, match="power cut"),
+        CellsWriter(tmp_path / "cells.h5", INFO, image_shape=(8, 9), dtype=np.uint16) as file,
+    ):
+        images = np.zeros((1, 2, 8, 9), np.uint16)
+        file.append(images, stage=["G1"], cell_id=["x"], source=["one"])
+        raise RuntimeError("power cut")
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5"]
+    assert (tmp_path / "cells.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((1, 2, 8, 8), np.uint16)}, "do not fit a file of"),
+        ({"images": np.zeros((1, 2, 8, 9), np.uint8)}, "dtype uint8"),
+        ({"stage": ["G1", "S"]}, "2 values of stage for 1 images"),
+        ({"dna_content": [1.0]}, "every batch must have the columns"),
+        ({"cell_id": ["first"]}, "not unique"),
+    ],
+)
+def test_cells_that_do_not_fit_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    good = {"images": np.zeros((1, 2, 8, 9), np.uint16), "stage": ["G1"], "cell_id": ["x"], "source": ["one"]}
+
+    def write_both() -> None:
+        with CellsWriter(tmp_path / "cells.h5", INFO, image_shape=(8, 9), dtype=np.uint16) as file:
+            file.append(**{**good, "cell_id": ["first"]})
+            file.append(**{**good, **change})
+
+    with pytest.raises(DataError, match=message):
+        write_both()
+    assert not list(tmp_path.iterdir())
+
+
+class TestRefusals:
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"none\.h5: no such file"):
+            cells.read_info(tmp_path / "none.h5")
+
+    def test_truncated_file(self, tmp_path: Path) -> None:
+        write(tmp_path / "cells.h5")
+        whole = (tmp_path / "cells.h5").read_bytes()
+        (tmp_path / "cells.h5").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=r"cells\.h5: not a readable HDF5 file"):
+            cells.read_table(tmp_path / "cells.h5")
+
+    def test_another_format_version(self, tmp_path: Path) -> None:
+        write(tmp_path / "cells.h5")
+        with h5py.File(tmp_path / "cells.h5", "a") as file:
+            file.attrs["format_version"] = 99
+        with pytest.raises(DataError, match="format version 99, not 1"):
+            cells.read_info(tmp_path / "cells.h5")
+
+    def test_missing_channel_names_those_that_are_there(self, tmp_path: Path) -> None:
+        write(tmp_path / "cells.h5")
+        with pytest.raises(DataError, match="has no channel DF; it has BF, PI"):
+            cells.read_images(tmp_path / "cells.h5", channels=["DF"])
