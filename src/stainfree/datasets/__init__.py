@@ -1,0 +1,372 @@
+"""From a data set's own files to the cells contract.
+
+A data set is described by a mapping (`workflow/datasets.yaml`, or the user's config) with a ``kind``. The module of
+that name in this package reads it: each offers ``read(dataset, raw, drops=None)``, which yields `Batch`es. Adding a
+kind of source is adding one module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import pkgutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from stainfree import __version__, files
+from stainfree.cells import CHUNK_CELLS, CellsInfo, CellsWriter, read_info
+from stainfree.datasets.duplicates import Duplicate, DuplicateFilter
+from stainfree.errors import ConfigError, DataError
+from stainfree.schemes import STAGES
+
+logger = logging.getLogger(__name__)
+
+# Modules of this package that serve all kinds and are none themselves.
+_SHARED = {"download", "duplicates"}
+_COMMON_KEYS = {"kind", "channels", "bit_depth", "pixel_size_um", "licence", "citation", "base_url", "files"}
+_VERSIONS_TOLD = ("numpy", "scipy", "h5py", "tifffile")
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a data set, as its publisher offers it."""
+
+    path: str
+    """Where it lies inside the data set, parts separated by ``/``."""
+    size: int | None = None
+    """Bytes; None where unknown."""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as its description says it is."""
+
+    name: str
+    kind: str
+    """Name of the module of this package that reads it."""
+    channels: tuple[str, ...]
+    """Channel names in the order of the cells file."""
+    bit_depth: int
+    """Significant bits of a pixel."""
+    channel_keys: Mapping[str, str] = field(default_factory=dict)
+    """Channel name -> what the source calls it, such as BF -> Ch3."""
+    pixel_size_um: float | None = None
+    """Side of a pixel in µm; None where the source does not tell."""
+    licence: str = ""
+    citation: str = ""
+    base_url: str | None = None
+    files: tuple[SourceFile, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the kind alone understands, such as ``tile`` or ``n_cells``."""
+
+    @classmethod
+    def from_config(cls, name: str, mapping: Mapping[str, Any]) -> Dataset:
+        """Build from the mapping under `name` in a file of data sets.
+
+        Raises
+        ------
+        ConfigError
+            If ``kind``, ``channels`` or ``bit_depth`` is missing, no module reads that kind, or a file is not told by
+        path, size and sha256.
+        """
+        missing = [key for key in ("kind", "channels", "bit_depth") if key not in mapping]
+        if missing:
+            raise ConfigError(f"data set {name}: lacks {', '.join(missing)}; add it to the description")
+        kind = mapping["kind"]
+        if kind not in kinds():
+            raise ConfigError(f"data set {name}: unknown kind {kind!r}; choose one of {', '.join(kinds())}")
+        channels = mapping["channels"]
+        keys = dict(channels) if isinstance(channels, Mapping) else {channel: channel for channel in channels}
+        citation = mapping.get("citation", "")
+        pixel_size = mapping.get("pixel_size_um")
+        return cls(
+            name=name,
+            kind=kind,
+            channels=tuple(keys),
+            bit_depth=int(mapping["bit_depth"]),
+            channel_keys=keys,
+            pixel_size_um=None if pixel_size is None else float(pixel_size),
+            licence=mapping.get("licence", ""),
+            citation=citation if isinstance(citation, str) else "; ".join(citation),
+            base_url=mapping.get("base_url"),
+            files=tuple(_source_file(name, entry) for entry in mapping.get("files", ())),
+            options={key: value for key, value in mapping.items() if key not in _COMMON_KEYS},
+        )
+
+    def option(self, key: str) -> Any:
+        """Return an option that the kind cannot do without; raise `ConfigError` where it is missing."""
+        if key not in self.options:
+            raise ConfigError(f"data set {self.name}: kind {self.kind} needs the key {key}; add it to the description")
+        return self.options[key]
+
+
+def _source_file(name: str, entry: Mapping[str, Any]) -> SourceFile:
+    unknown = set(entry) - {"path", "size", "sha256"}
+    if unknown or "path" not in entry:
+        what = f"unknown key {', '.join(sorted(unknown))}" if unknown else "an entry without path"
+        raise ConfigError(f"data set {name}: {what} in `files`; give each file path, size and sha256")
+    return SourceFile(**entry)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some cells, as read from the source."""
+
+    images: npt.NDArray[Any]
+    """(cell, channel, y, x), camera counts in the source's own dtype, channels in the data set's order."""
+    stage: Sequence[str]
+    cell_id: Sequence[str]
+    """Stable across runs; joins back to the source."""
+    source: Sequence[str]
+    dna_content: npt.NDArray[np.floating[Any]] | None = None
+    """(cell,) integrated nuclear stain, in every batch of a data set or in none."""
+
+    def __len__(self) -> int:
+        return len(self.cell_id)
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Batch:
+        """Return the cells where `rows` (cell,) is True."""
+        indices = [int(row) for row in np.flatnonzero(rows)]
+        return Batch(
+            images=self.images[indices],
+            stage=[self.stage[i] for i in indices],
+            cell_id=[self.cell_id[i] for i in indices],
+            source=[self.source[i] for i in indices],
+            dna_content=None if self.dna_content is None else self.dna_content[indices],
+        )
+
+
+@dataclass
+class Drops:
+    """What a reader left out because it is no cell; it ends up in the conversion report."""
+
+    padding: dict[str, int] = field(default_factory=dict)
+    """Montage -> tiles that only fill its grid."""
+
+
+class Reader(Protocol):
+    """What the module of a kind offers."""
+
+    def read(self, dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Batch]:
+        """Yield the cells of a data set, in an order that never changes."""
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of source that can be read, in alphabetical order."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED))
+
+
+def reader(kind: str) -> Reader:
+    """Import the module that reads a kind of source; others are never imported."""
+    return cast(Reader, importlib.import_module(f"{__name__}.{kind}"))
+
+
+def convert(
+    dataset: Dataset,
+    *,
+    raw: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    report: str | os.PathLike[str],
+) -> None:
+    """Turn a data set's files into a cells file and a conversion report.
+
+    Cells are streamed: memory holds one batch and a small vector per cell. A later copy of a cell is dropped, unless
+    the description lists its id under ``keep_duplicates``; both cases stand in the report.
+
+    Parameters
+    ----------
+    dataset
+        What to read.
+    raw
+        Folder of the downloaded files.
+    out
+        The cells file to make (`stainfree.cells`).
+    report
+        The JSON to make: counts, padding, duplicates, checksums, versions.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or not as described, a pixel does not fit the bit depth, or a stage is unknown.
+    ConfigError
+        If the description lacks what its kind needs.
+    """
+    raw = Path(raw)
+    info = CellsInfo(
+        channels=dataset.channels,
+        bit_depth=dataset.bit_depth,
+        pixel_size_um=dataset.pixel_size_um,
+        licence=dataset.licence,
+        citation=dataset.citation,
+        source_checksums=_checksums(dataset, raw),
+    )
+    drops = Drops()
+    batches = (part for batch in reader(dataset.kind).read(dataset, raw, drops) for part in _parts(batch))
+    first = next(batches, None)
+    if first is None:
+        raise DataError(
+            f"data set {dataset.name}: no cells found in {raw}; check `files` and `kind` in its description"
+        )
+    sieve = _Sieve(keep=frozenset(dataset.options.get("keep_duplicates", ())))
+    counts: Counter[tuple[str, str]] = Counter()
+    shape = (int(first.images.shape[2]), int(first.images.shape[3]))
+    spoken = time.monotonic()
+    with CellsWriter(out, info, image_shape=shape, dtype=first.images.dtype) as cells:
+        for batch in chain([first], batches):
+            _check(batch, dataset)
+            kept = sieve.pass_on(batch)
+            if len(kept):
+                cells.append(
+                    kept.images,
+                    stage=kept.stage,
+                    cell_id=kept.cell_id,
+                    source=kept.source,
+                    # A copy that is kept all the same shares the group of its original: no split parts them.
+                    group=[sieve.original.get(cell_id, cell_id) for cell_id in kept.cell_id],
+                    dna_content=kept.dna_content,
+                )
+            counts.update(zip(kept.source, kept.stage, strict=True))
+            if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
+                spoken = time.monotonic()
+                logger.info("%s: %d cells written", dataset.name, cells.n_cells)
+    sieve.warn_of_unmet()
+    written = read_info(out)
+    files.write_json(report, _report(dataset, written, first.images.dtype, counts, drops, sieve))
+    logger.info(
+        "%s: %d cells, %d padding tiles and %d duplicates left out",
+        dataset.name,
+        written.n_cells,
+        sum(drops.padding.values()),
+        len(sieve.dropped),
+    )
+
+
+class _Sieve:
+    """Lets each cell pass once, and remembers what it held back."""
+
+    def __init__(self, *, keep: frozenset[str]) -> None:
+        self.dropped: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Any]] = []
+        self.original: dict[str, str] = {}
+        self._keep = keep
+        self._find = DuplicateFilter(keep=keep)
+        self._stages: dict[str, str] = {}
+
+    def pass_on(self, batch: Batch) -> Batch:
+        """Return the cells of a batch that are no copies of earlier ones, or are to be kept all the same."""
+        fresh = np.ones(len(batch), dtype=bool)
+        for row, duplicate in enumerate(self._find(batch.images, batch.cell_id)):
+            cell_id, stage = batch.cell_id[row], batch.stage[row]
+            if duplicate is not None:
+                line = self._line(duplicate, stage)
+                fresh[row] = cell_id in self._keep
+                (self.kept if fresh[row] else self.dropped).append(line)
+                if fresh[row]:
+                    self.original[cell_id] = self.original.get(duplicate.of, duplicate.of)
+                logger.info(
+                    "%s (%s) is a copy of %s (%s): %s", cell_id, stage, line["of"], line["of_stage"], line["match"]
+                )
+            if fresh[row]:
+                self._stages[cell_id] = stage
+        return batch.take(fresh)
+
+    def _line(self, duplicate: Duplicate, stage: str) -> dict[str, Any]:
+        return {
+            "cell_id": duplicate.cell_id,
+            "stage": stage,
+            "of": duplicate.of,
+            "of_stage": self._stages[duplicate.of],
+            "match": duplicate.match,
+            "correlation": round(duplicate.correlation, 4),
+        }
+
+    def warn_of_unmet(self) -> None:
+        """Say which ids under ``keep_duplicates`` belong to no copy: a slip of the pen would go unseen otherwise."""
+        for cell_id in sorted(self._keep - {line["cell_id"] for line in self.kept}):
+            logger.warning("keep_duplicates names %s, which is no copy of an earlier cell; remove it", cell_id)
+
+
+def _parts(batch: Batch) -> Iterator[Batch]:
+    """Cut a batch into chunks of the cells file, so that readers may yield what is natural to their source."""
+    for start in range(0, len(batch), CHUNK_CELLS):
+        rows = np.zeros(len(batch), dtype=bool)
+        rows[start : start + CHUNK_CELLS] = True
+        yield batch.take(rows)
+
+
+def _check(batch: Batch, dataset: Dataset) -> None:
+    """Refuse pixels that the bit depth cannot hold, and stages that are none."""
+    top = 2**dataset.bit_depth - 1
+    per_cell = batch.images.reshape(len(batch), -1)
+    # Written so that a NaN fails too.
+    outside = ~((per_cell.min(axis=1) >= 0) & (per_cell.max(axis=1) <= top))
+    if outside.any():
+        row = int(outside.argmax())
+        raise DataError(
+            f"cell {batch.cell_id[row]}: pixels from {per_cell[row].min()} to {per_cell[row].max()} do not fit "
+            f"0 to {top}; set `bit_depth` of data set {dataset.name} to that of the source"
+        )
+    unknown = sorted(set(batch.stage) - set(STAGES))
+    if unknown:
+        raise DataError(
+            f"data set {dataset.name}: stage {', '.join(unknown)} is not one of {', '.join(STAGES)}; map it in `stages`"
+        )
+
+
+def _checksums(dataset: Dataset, raw: Path) -> dict[str, str]:
+    """Return the sha256 of each of the data set's files; raise `DataError` where one is missing."""
+    checksums = {}
+    for file in dataset.files:
+        path = raw / file.path
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; run the download of {dataset.name} again")
+        checksums[file.path] = files.sha256(path)
+    return checksums
+
+
+def _report(
+    dataset: Dataset,
+    info: CellsInfo,
+    dtype: np.dtype[Any],
+    counts: Mapping[tuple[str, str], int],
+    drops: Drops,
+    sieve: _Sieve,
+) -> dict[str, Any]:
+    """Return what the conversion report says."""
+    sources = sorted({source for source, _ in counts})
+    per_stage = {stage: sum(counts.get((source, stage), 0) for source in sources) for stage in STAGES}
+    return {
+        "dataset": dataset.name,
+        "kind": dataset.kind,
+        "n_cells": info.n_cells,
+        "image_shape": list(info.image_shape),
+        "dtype": str(dtype),
+        "bit_depth": info.bit_depth,
+        "pixel_size_um": info.pixel_size_um,
+        "channels": list(info.channels),
+        "stages": {stage: n for stage, n in per_stage.items() if n},
+        "counts": {
+            source: {stage: counts[source, stage] for stage in STAGES if (source, stage) in counts}
+            for source in sources
+        },
+        "padding_tiles": dict(drops.padding),
+        "duplicates_dropped": sieve.dropped,
+        "duplicates_kept": sieve.kept,
+        "licence": info.licence,
+        "citation": info.citation,
+        "source_checksums": dict(info.source_checksums),
+        "content_sha256": info.content_sha256,
+        "versions": {"stainfree": __version__} | {name: importlib.metadata.version(name) for name in _VERSIONS_TOLD},
+    }
