@@ -1,0 +1,45 @@
+"""Losses against hand calculations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stainfree import losses
+from stainfree.errors import ConfigError
+from stainfree.training import build_loss
+
+COUNTS = np.array([100, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("unweighted", [1, 1, 1]), ("sqrt_weighted", [0.1, 0.5, 1]), ("inv_weighted", [0.01, 0.25, 1])],
+)
+def test_weighted_cross_entropy_is_the_weighted_mean_of_log_losses(name: str, weights: list[float]) -> None:
+    loss, told = build_loss(name, COUNTS)
+    assert told is not None
+    np.testing.assert_allclose(told, weights, rtol=1e-6)
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    target = torch.tensor([0, 1])
+    cell = [-math.log(math.exp(2) / (math.exp(2) + 2)), -math.log(1 / (2 + math.e))]
+    expected = (weights[0] * cell[0] + weights[1] * cell[1]) / (weights[0] + weights[1])
+    assert loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", losses.loss_names())
+def test_every_loss_has_a_finite_gradient(name: str) -> None:
+    loss, _ = build_loss(name, COUNTS)
+    logits = torch.randn(6, 3, requires_grad=True)
+    loss(logits, torch.tensor([0, 0, 0, 0, 1, 2])).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_unknown_loss_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown loss `inv_weigthed`; did you mean `inv_weighted`"):
+        losses.loss_path("inv_weigthed")
