@@ -1,0 +1,15 @@
+"""Hold the claims of the study against our numbers."""
+
+from _step import Step
+
+step = Step(snakemake)  # opens the log before anything heavy is imported
+
+from stainfree import claims
+
+with step:
+    claims.run(
+        step.input.get("study"),
+        models=step.input.models,
+        shares=step.input.get("shares"),
+        out=step.output.csv,
+    )

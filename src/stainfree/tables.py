@@ -1,0 +1,160 @@
+"""The tables of a study: our numbers, raw, with those that the study printed beside them.
+
+All shares are fractions from 0 to 1, ours as well as the published ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from stainfree import evaluation, files, splits
+from stainfree.metrics import OVERALL
+from stainfree.predictions import SUBSETS
+
+PAIR = ["variant", "model", "loss"]
+
+
+def class_counts(
+    split_tables: Mapping[str, pd.DataFrame],
+    *,
+    classes: Sequence[str] | None = None,
+    study: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Count cells per class and subset (espinosa: table 1).
+
+    Parameters
+    ----------
+    split_tables
+        Variant -> its split, in the order of the config.
+    classes
+        Class names in the scheme's order; in that of their first cells where None.
+    study
+        What the study says: its counts stand beside those of the variant that is of the study's own kind.
+
+    Returns
+    -------
+    DataFrame
+        variant, fold, class, train, validation, test, and published_train, published_validation, published_test
+        (empty where the study printed none).
+    """
+    study = study or {}
+    tables = []
+    for variant, split in split_tables.items():
+        names = list(classes or dict.fromkeys(split["class"]))
+        counts = split.groupby(["fold", "class", "subset"])["cell_id"].nunique().unstack("subset")
+        rows = pd.MultiIndex.from_product([sorted(split["fold"].unique()), names], names=["fold", "class"])
+        counts = counts.reindex(index=rows, columns=list(SUBSETS)).fillna(0).astype("int64").reset_index()
+        printed = study.get("class_counts", {}) if variant == study.get("published_variant") else {}
+        for subset in SUBSETS:
+            values = [printed.get(name, {}).get(subset) for name in counts["class"]]
+            counts[f"published_{subset}"] = pd.array(values, dtype="Int64")
+        counts.insert(0, "variant", variant)
+        tables.append(counts.rename_axis(columns=None))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _absent_classes(rows: pd.DataFrame) -> pd.Series[str]:
+    """Name the classes without cells, by variant, model, loss and subset."""
+    recalls = rows[(rows["metric"] == "recall") & (rows["n_cells"] == 0)]
+    return recalls.groupby([*PAIR, "subset"], sort=False)["class"].agg(", ".join)
+
+
+def balanced_accuracy(
+    scored: pd.DataFrame, chosen: pd.DataFrame, *, study: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Lay out the balanced accuracy of every model and loss, and of the trivial answer (espinosa: table 2).
+
+    Parameters
+    ----------
+    scored
+        The table of `evaluation.evaluate`.
+    chosen
+        The table of `evaluation.choose_losses`.
+    study
+        What the study says; its numbers stand in the row of the pair that it picked.
+
+    Returns
+    -------
+    DataFrame
+        variant, model, loss, chosen, published_pair, and for each subset: {subset}_balanced_accuracy, {subset}_ci_low,
+        {subset}_ci_high, {subset}_n_cells, {subset}_absent_classes (those without cells, over which the mean is not
+        taken) and published_{subset}.
+    """
+    rows = evaluation.headline(scored)
+    values = rows[rows["metric"] == "balanced_accuracy"].set_index([*PAIR, "subset"])
+    absent = _absent_classes(rows).reindex(values.index)
+    flags = chosen.set_index(PAIR)
+    printed = (study or {}).get("balanced_accuracy", {})
+    out = rows[PAIR].drop_duplicates().reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(out)
+    out["chosen"] = flags["chosen"].reindex(keys, fill_value=False).to_numpy()
+    out["published_pair"] = flags["published"].reindex(keys, fill_value=False).to_numpy()
+    for subset in SUBSETS:
+        at = pd.MultiIndex.from_frame(out[PAIR].assign(subset=subset))
+        of_subset = values.reindex(at)
+        out[f"{subset}_balanced_accuracy"] = of_subset["value"].to_numpy()
+        out[f"{subset}_ci_low"] = of_subset["ci_low"].to_numpy()
+        out[f"{subset}_ci_high"] = of_subset["ci_high"].to_numpy()
+        out[f"{subset}_n_cells"] = of_subset["n_cells"].astype("Int64").array
+        out[f"{subset}_absent_classes"] = absent.reindex(at).to_numpy()
+        of_study = out["model"].map({model: numbers.get(subset) for model, numbers in printed.items()})
+        out[f"published_{subset}"] = of_study.where(out["published_pair"]).astype("float64")
+    return out
+
+
+def scores(scored: pd.DataFrame) -> pd.DataFrame:
+    """Lay out every overall score on the test cells, one row per model and loss.
+
+    Returns
+    -------
+    DataFrame
+        variant, model, loss, n_cells, and for each metric: {metric}, {metric}_ci_low, {metric}_ci_high.
+    """
+    rows = evaluation.headline(scored)
+    rows = rows[(rows["subset"] == "test") & (rows["class"] == evaluation.ALL)]
+    out = rows.drop_duplicates(PAIR)[[*PAIR, "n_cells"]].reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(out[PAIR])
+    for metric in OVERALL:
+        of_metric = rows[rows["metric"] == metric].set_index(PAIR).reindex(keys)
+        out[metric] = of_metric["value"].to_numpy()
+        out[f"{metric}_ci_low"] = of_metric["ci_low"].to_numpy()
+        out[f"{metric}_ci_high"] = of_metric["ci_high"].to_numpy()
+    return out
+
+
+def run(
+    *,
+    scored: str | os.PathLike[str],
+    chosen: str | os.PathLike[str],
+    split_paths: Mapping[str, str | os.PathLike[str]],
+    class_counts_out: str | os.PathLike[str],
+    balanced_accuracy_out: str | os.PathLike[str],
+    scores_out: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    study: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write the tables as CSV.
+
+    Parameters
+    ----------
+    scored, chosen
+        ``metrics.csv`` and ``chosen_losses.csv``.
+    split_paths
+        Variant -> its split.
+    class_counts_out, balanced_accuracy_out, scores_out
+        The files to write.
+    classes
+        Class names in the scheme's order.
+    study
+        What the study says.
+    """
+    said = evaluation.read_study(study)
+    table = evaluation.read_metrics(scored)
+    split_tables = {variant: splits.read(path) for variant, path in split_paths.items()}
+    files.write_csv(class_counts_out, class_counts(split_tables, classes=classes, study=said))
+    files.write_csv(balanced_accuracy_out, balanced_accuracy(table, pd.read_csv(chosen), study=said))
+    files.write_csv(scores_out, scores(table))
