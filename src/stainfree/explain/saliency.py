@@ -1,0 +1,397 @@
+"""Saliency maps: which pixels move the score of a cell's true class.
+
+`gradient` is the map of the CS231n assignment that the studies took theirs from (Simonyan et al., arXiv:1312.6034,
+section 3): the absolute gradient of one class score with respect to each pixel, the largest over the channels. As in
+that code, the score is the one of the *true* class, also for a cell that the model gets wrong. `smoothgrad` averages
+the gradient over noisy copies of the image (Smilkov et al., arXiv:1706.03825) and thereby tells a place the model
+reads from the noise of a single gradient.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from captum.attr import NoiseTunnel, Saliency
+from scipy import ndimage
+
+from stainfree import cells as cells_file
+from stainfree import files, predictions, trained
+from stainfree.errors import DataError
+from stainfree.explain.masks import cell_mask
+
+logger = logging.getLogger(__name__)
+
+Maps = npt.NDArray[np.float32]
+
+# Cells explained at once; smoothgrad holds this many times its samples in memory.
+BATCH = 16
+# Width in pixels of the smoothing before peaks are counted: a daughter cell is about 15 pixels across.
+PEAK_SMOOTHING = 2.0
+SECONDS_BETWEEN_LINES = 5.0
+SHARE_COLUMNS = ("cell_id", "class", "right", "model", "loss", "method", "share_inside", "mask_fraction", "n_peaks")
+
+
+def gradient(module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, target: torch.Tensor) -> Maps:
+    """Return the vanilla gradient maps of a batch.
+
+    Parameters
+    ----------
+    module
+        Anything differentiable that maps (n, c, h, w) to scores (n, classes); a network in eval mode.
+    x
+        (n, c, h, w) float, the images as the module takes them.
+    target
+        (n,) int64, the class whose score is explained: the true one, as in the CS231n assignment.
+
+    Returns
+    -------
+    ndarray of float32
+        (n, h, w), the absolute change of the score per unit of the module's input, largest over the channels.
+    """
+    x = x.detach().clone().requires_grad_(True)
+    # Cells do not share pixels, so the gradient of the sum holds each cell's own gradient.
+    scores = module(x).gather(1, target[:, None]).sum()
+    (slope,) = torch.autograd.grad(scores, x)
+    return np.asarray(slope.abs().amax(dim=1).cpu().numpy(), dtype=np.float32)
+
+
+def smoothgrad(
+    module: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    n_samples: int = 25,
+    noise: float = 0.15,
+    seed: int = 0,
+) -> Maps:
+    """Return SmoothGrad maps of a batch: the gradient averaged over noisy copies (Smilkov et al., eq. 2).
+
+    Parameters
+    ----------
+    module, x, target
+        As for `gradient`.
+    n_samples
+        Noisy copies per image.
+    noise
+        Standard deviation of the Gaussian noise as a fraction of the image's own range (largest less smallest value).
+    seed
+        Seed of the noise. The state of torch's own generator is left as it was.
+
+    Returns
+    -------
+    ndarray of float32
+        (n, h, w), as for `gradient`; the absolute value is taken after the average, so that noise cancels.
+    """
+    reach = (x.amax(dim=(1, 2, 3), keepdim=True) - x.amin(dim=(1, 2, 3), keepdim=True)).clamp_min(1e-12)
+
+    # Captum takes one standard deviation for the batch: images in units of their own range each get what is theirs.
+    def scores(fraction: torch.Tensor) -> torch.Tensor:
+        return module(fraction * reach.repeat_interleave(len(fraction) // len(reach), dim=0))
+
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.manual_seed(seed)
+        slope = NoiseTunnel(Saliency(scores)).attribute(
+            x / reach, nt_type="smoothgrad", nt_samples=n_samples, stdevs=noise, target=target, abs=False
+        )
+    return np.asarray((slope / reach).abs().amax(dim=1).detach().cpu().numpy(), dtype=np.float32)
+
+
+METHODS: Mapping[str, Callable[..., Maps]] = {"gradient": gradient, "smoothgrad": smoothgrad}
+
+
+def share_inside(saliency: Maps, mask: npt.NDArray[np.bool_], *, total: float) -> float:
+    """Return the share of a map (y, x), NaN where the model does not look, that falls inside the mask (y, x)."""
+    return float(np.nansum(saliency[mask]) / total) if total > 0 else float("nan")
+
+
+def count_peaks(saliency: Maps, mask: npt.NDArray[np.bool_]) -> int:
+    """Count the separated places of a map (y, x) inside the mask (y, x) that rise above half of its maximum there.
+
+    The map is smoothed first (Gaussian, 2 pixels), since a gradient jumps from pixel to pixel. Two places are separated
+    where the map falls below half of the maximum between them.
+    """
+    smooth = np.where(mask, ndimage.gaussian_filter(np.nan_to_num(saliency), PEAK_SMOOTHING), 0.0)
+    if smooth.max() <= 0:
+        return 0
+    return int(ndimage.label(smooth > smooth.max() / 2)[1])
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One trained (model, loss) pair: where it lies and what it predicted for the test cells."""
+
+    name: str
+    loss: str
+    folder: Path
+    resizes: bool
+    """Whether images are stretched to the model's size, so that its frame is the whole source frame."""
+    channels: tuple[str, ...]
+    predictions: pd.DataFrame
+    """Rows of subset ``test``, indexed by cell_id, fold, seed."""
+
+    @classmethod
+    def read(cls, model_json: str | os.PathLike[str]) -> _Model:
+        folder = Path(model_json).parent
+        about = files.read_json(model_json)
+        rows = predictions.read(folder / "predictions.parquet")
+        rows = rows[rows["subset"] == "test"].set_index(["cell_id", "fold", "seed"])
+        return cls(
+            name=about["model"],
+            loss=about["loss"],
+            folder=folder,
+            resizes=about.get("fit") == "resize",
+            channels=tuple(about["channels"]),
+            predictions=rows,
+        )
+
+
+def pick_cells(
+    judged: pd.DataFrame, *, classes: Sequence[str], n_figure: int = 3, max_cells: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """Choose the cells to explain.
+
+    Parameters
+    ----------
+    judged
+        Test cells as the judge model predicted them: cell_id, fold, seed, class, predicted. A cell that was in test
+        several times counts once, in its first part.
+    classes
+        Classes that the figures show, each right and wrong.
+    n_figure
+        Cells per class and outcome in the figures; fewer where there are fewer.
+    max_cells
+        Cells explained for the shares at most, the figures' among them. They are dealt out evenly over class and
+        outcome, so that rare classes are taken whole and common ones fill what is left.
+    seed
+        Seed of the choice.
+
+    Returns
+    -------
+    DataFrame
+        index, cell_id, class, right, figure, fold, seed. `figure` names the figure that shows the cell, such as
+        ``saliency_telophase_wrong``, and is empty for the others. Cells of figures come first, in the order of
+        `classes`, those the judge got wrong before those it got right, as in the study.
+    """
+    cells = judged.sort_values(["fold", "seed", "cell_id"]).drop_duplicates("cell_id")
+    cells = cells.assign(right=cells["class"] == cells["predicted"])
+    cells = cells.iloc[np.random.default_rng(seed).permutation(len(cells))]
+    # The order within each kind; taking all firsts, then all seconds ... deals the cells out evenly.
+    cells["turn"] = cells.groupby(["class", "right"]).cumcount()
+    drawn = cells["class"].isin(list(classes)) & (cells["turn"] < n_figure)
+    outcome = cells["right"].map({True: "right", False: "wrong"})
+    cells["figure"] = ("saliency_" + cells["class"].str.lower() + "_" + outcome).where(drawn, "")
+    place = cells["class"].map({name: position for position, name in enumerate(classes)})
+    figure = cells.assign(place=place)[drawn].sort_values(["place", "right", "turn"])
+    rest = cells[~drawn].sort_values(["turn", "class", "right"])
+    picked = pd.concat([figure, rest.head(max(0, max_cells - len(figure)))]).reset_index(drop=True)
+    picked["index"] = np.arange(len(picked))
+    return picked[["index", "cell_id", "class", "right", "figure", "fold", "seed"]]
+
+
+def _add_predictions(picked: pd.DataFrame, model: _Model) -> pd.DataFrame:
+    """Add what a model predicted for the picked cells, and its probability of the true class."""
+    keys = pd.MultiIndex.from_frame(picked[["cell_id", "fold", "seed"]])
+    missing = picked[~keys.isin(model.predictions.index)]
+    if len(missing):
+        first = missing.iloc[0]
+        raise DataError(
+            f"{model.folder / 'predictions.parquet'}: has no test prediction of cell {first['cell_id']} in fold "
+            f"{first['fold']}, seed {first['seed']}; train all explained models on one split and the same seeds"
+        )
+    rows = model.predictions.loc[keys]
+    chances = [row[f"p_{row['class']}"] for _, row in rows.iterrows()]
+    return picked.assign(
+        **{
+            f"predicted_{model.name}": rows["predicted"].to_numpy(),
+            f"probability_{model.name}": np.array(chances, dtype=np.float32),
+        }
+    )
+
+
+def _explain_part(
+    part: trained.Trained,
+    images: npt.NDArray[Any],
+    classes: Sequence[str],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    device: str,
+) -> tuple[Maps, Maps]:
+    """Explain cells by the weights of one part: maps in the model's frame (n, h, w) and in the source's (n, y, x)."""
+    known = list(part.classes)
+    found = []
+    for start in range(0, len(images), BATCH):
+        x = part.prepare(images[start : start + BATCH]).to(device)
+        target = torch.tensor([known.index(name) for name in classes[start : start + BATCH]], device=x.device)
+        found.append(METHODS[method](part.module, x, target, **options))
+    maps = np.concatenate(found)
+    return maps, np.asarray(part.to_source(maps, shape=images.shape[-2:]), dtype=np.float32)
+
+
+def _explain_model(
+    model: _Model,
+    picked: pd.DataFrame,
+    images: npt.NDArray[Any],
+    masks: npt.NDArray[np.bool_],
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    device: str,
+) -> tuple[Maps, pd.DataFrame]:
+    """Explain all picked cells by one model and one method, each by the weights for which it was in test."""
+    maps = np.empty(masks.shape, dtype=np.float32)
+    rows: list[dict[str, Any]] = []
+    for fold, seed in sorted(set(zip(picked["fold"], picked["seed"], strict=True))):
+        group = picked[(picked["fold"] == fold) & (picked["seed"] == seed)]
+        part = trained.load(model.folder, fold=int(fold), seed=int(seed), device=device)
+        at = group["index"].to_numpy()
+        own, maps[at] = _explain_part(
+            part, images[at], group["class"].tolist(), method=method, options=options, device=device
+        )
+        for place, frame, cell in zip(at, own, group.to_dict("records"), strict=True):
+            found = maps[place]
+            seen = masks[place] & np.isfinite(found)
+            # What falls on padding was looked at beside the cell; a stretched image has none, but other pixels.
+            whole = found[np.isfinite(found)] if model.resizes else frame
+            rows.append(
+                {
+                    **{name: cell[name] for name in ("index", "cell_id", "class", "right")},
+                    "model": model.name,
+                    "loss": model.loss,
+                    "method": method,
+                    "share_inside": share_inside(found, seen, total=float(whole.sum(dtype=np.float64))),
+                    "mask_fraction": float(seen.sum() / whole.size),
+                    "n_peaks": count_peaks(found, seen),
+                }
+            )
+    shares = pd.DataFrame(rows).sort_values("index", ignore_index=True)
+    return maps, shares[list(SHARE_COLUMNS)]
+
+
+def shown_losses(chosen: str | os.PathLike[str], models: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Keep one ``model.json`` per model: of the pair that the study picked, or else of the loss best on validation.
+
+    Parameters
+    ----------
+    chosen
+        ``tables/chosen_losses.csv``.
+    models
+        ``.../{variant}/{model}/{loss}/model.json`` of all trainings of one variant.
+    """
+    table = pd.read_csv(chosen)
+    # The study's pair comes first where there is one; every model has a chosen loss.
+    ranked = table[table["chosen"] | table["published"]].sort_values("published", ascending=False, kind="stable")
+    picked = ranked.drop_duplicates(["variant", "model"])
+    wanted = set(picked[["variant", "model", "loss"]].itertuples(index=False, name=None))
+    return [path for path in map(Path, models) if path.parent.parts[-3:] in wanted]
+
+
+def explain(
+    cells: str | os.PathLike[str],
+    models: Sequence[str | os.PathLike[str]],
+    *,
+    judge: str,
+    classes: Sequence[str],
+    maps: str | os.PathLike[str],
+    picked: str | os.PathLike[str],
+    shares: str | os.PathLike[str],
+    n_figure: int = 3,
+    max_cells: int = 200,
+    n_samples: int = 25,
+    noise: float = 0.15,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Explain test cells by several models, and measure how much of the saliency lies on the cell.
+
+    Parameters
+    ----------
+    cells
+        The cells file.
+    models
+        One ``model.json`` per model, of the loss to explain; its folder holds the weights and predictions beside it.
+    judge
+        Name of the model that says which cells count as right and as wrong (espinosa: ``cnn3``).
+    classes
+        Classes shown in the figures (espinosa: Interphase and Telophase).
+    maps
+        HDF5 to write, for the cells of the figures: ``/images`` and ``/masks`` (cell, y, x), and
+        ``/{method}/{model}`` (cell, y, x) float32 in the source frame, NaN where the model's crop does not reach.
+    picked
+        CSV to write, one row per explained cell, as from `pick_cells`, with what each model predicted; `index` is the
+        cell's place in `maps` where `figure` is not empty.
+    shares
+        CSV to write, one row per cell, model and method: `share_inside` is the sum of the saliency inside the cell's
+        mask over its sum in all that the model sees, padding included; `mask_fraction`, the mask's share of that frame,
+        is what a map without any preference would give; `n_peaks` counts the separated peaks inside the mask.
+    n_figure, max_cells, seed
+        As for `pick_cells`.
+    n_samples, noise
+        As for `smoothgrad`.
+    device
+        Where torch computes.
+
+    Raises
+    ------
+    DataError
+        If the judge is not among the models, no test cell is left, or a model did not predict a picked cell.
+    """
+    read = {model.name: model for model in map(_Model.read, models)}
+    if judge not in read:
+        raise DataError(
+            f"saliency: the judge {judge} is not one of the explained models {', '.join(read)}; mend `judge`"
+        )
+    judged = read[judge].predictions.reset_index()
+    if judged.empty:
+        raise DataError(f"{read[judge].folder / 'predictions.parquet'}: has no test cells, so there is none to explain")
+    chosen = pick_cells(judged, classes=classes, n_figure=n_figure, max_cells=max_cells, seed=seed)
+    for model in read.values():
+        chosen = _add_predictions(chosen, model)
+
+    images, shown, masks = _read_images(cells, chosen, read[judge].channels)
+    n_drawn = int((chosen["figure"] != "").sum())
+    tables: list[pd.DataFrame] = []
+    options: dict[str, Mapping[str, Any]] = {
+        "gradient": {},
+        "smoothgrad": {"n_samples": n_samples, "noise": noise, "seed": seed},
+    }
+    told = time.monotonic()
+    with files.atomic(maps) as temporary, h5py.File(temporary, "w") as file:
+        file["images"] = shown[:n_drawn]
+        file["masks"] = masks[:n_drawn]
+        for method, given in options.items():
+            for model in read.values():
+                found, table = _explain_model(model, chosen, images, masks, method=method, options=given, device=device)
+                file.create_dataset(f"{method}/{model.name}", data=found[:n_drawn])
+                tables.append(table)
+                if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                    logger.info("%s of %s: %d cells explained", method, model.name, len(table))
+                    told = time.monotonic()
+    files.write_csv(picked, chosen)
+    files.write_csv(shares, pd.concat(tables, ignore_index=True))
+    logger.info("explained %d cells, %d of them for the figures, by %s", len(chosen), n_drawn, ", ".join(read))
+
+
+def _read_images(
+    cells: str | os.PathLike[str], chosen: pd.DataFrame, channels: Sequence[str]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Read the chosen cells: all channels the models take (n, c, y, x), the one to show (n, y, x), masks (n, y, x)."""
+    ids = cells_file.read_table(cells)["cell_id"]
+    rows = pd.Series(np.arange(len(ids)), index=ids).reindex(chosen["cell_id"])
+    if rows.isna().any():
+        raise DataError(f"{cells}: has no cell {rows.index[rows.isna()][0]}; train again on the converted cells")
+    images = cells_file.read_images(cells, channels=channels, rows=rows.to_numpy(dtype=np.int64))
+    # Brightfield shows the outline; without it, the first channel must do.
+    shown = images[:, list(channels).index("BF") if "BF" in channels else 0]
+    return images, shown, cell_mask(shown)

@@ -1,0 +1,238 @@
+"""Saliency figures: a cell, and where in it each model looks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stainfree.errors import DataError
+from stainfree.figures import style
+
+METHODS = {"gradient": "gradient", "smoothgrad": "SmoothGrad"}
+OUTCOMES = ("wrong", "right")
+GREY_PERCENTILES = (0.5, 99.5)
+MAP_PERCENTILE = 99.5
+OUTLINE = "#56B4E9"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model said of a cell."""
+
+    predicted: str
+    p_true: float
+    """Probability that it gave to the cell's true class."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One cell of the figure."""
+
+    cell_id: str
+    image: npt.NDArray[np.float32]
+    """(y, x) camera counts."""
+    mask: npt.NDArray[np.bool_]
+    """(y, x) where the cell is."""
+    maps: Mapping[tuple[str, str], npt.NDArray[np.float32]]
+    """(method, model) -> (y, x) saliency, at least 0; NaN where the model does not look."""
+    verdicts: Mapping[str, Verdict]
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _outline(axes: Axes, mask: npt.NDArray[np.bool_], *, colour: str) -> None:
+    if mask.any() and not mask.all():
+        axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
+
+
+def _shorten(cell_id: str, *, most: int = 46) -> str:
+    """Keep the end of a long id: it tells cells of one source apart."""
+    return cell_id if len(cell_id) <= most else "…" + cell_id[-(most - 1) :]
+
+
+def _draw_map(axes: Axes, saliency: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> None:
+    axes.set_facecolor(style.PALE)
+    seen = saliency[np.isfinite(saliency)]
+    top = float(np.percentile(seen, MAP_PERCENTILE)) if seen.size else 0.0
+    # Where all gradients vanish the map is black, not stretched noise.
+    axes.imshow(saliency, cmap="inferno", vmin=0, vmax=top if top > 0 else 1.0)
+    _outline(axes, mask, colour=OUTLINE)
+    _bare(axes)
+
+
+def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, models: Sequence[str]) -> None:
+    """Draw one cell into a grid of a row per method and a column per model, the cell itself on the left."""
+    axes = fig.add_subplot(grid[:, :2])
+    low, high = np.percentile(example.image, GREY_PERCENTILES)
+    axes.imshow(example.image, cmap="gray", vmin=low, vmax=max(high, low + 1))
+    _outline(axes, example.mask, colour=OUTLINE)
+    _bare(axes)
+    axes.set_title(f"{cell_class} cell", fontsize=8.5)
+    axes.set_xlabel(_shorten(example.cell_id), fontsize=7, color=style.GREY)
+    for column, model in enumerate(models):
+        for row, (method, words) in enumerate(METHODS.items()):
+            axes = fig.add_subplot(grid[row, column + 2])
+            _draw_map(axes, example.maps[method, model], example.mask)
+            if row == 0:
+                axes.set_title(model, fontsize=8.5)
+            if column == 0:
+                axes.set_ylabel(words, fontsize=8)
+        verdict = example.verdicts[model]
+        good = verdict.predicted == cell_class
+        # Right and wrong are told by the mark as well as by the colour.
+        axes.set_xlabel(
+            f"{'✓' if good else '✗'} {verdict.predicted}\np({cell_class}) = {verdict.p_true:.2f}",
+            fontsize=7.5,
+            color="#00664A" if good else "#A03C00",
+        )
+
+
+def _empty(cell_class: str, outcome: str, *, judge: str, any_of_class: bool) -> Figure:
+    """Say in words why there is nothing to see."""
+    said = (
+        f"{judge} got no {cell_class} cell of the test part {outcome}:\nthere is none to show here."
+        if any_of_class
+        else f"The test part has no {cell_class} cell:\nthere is none to show here."
+    )
+    fig = Figure(figsize=(style.WIDTH * 0.66, 1.3))
+    fig.text(0.5, 0.5, said, ha="center", va="center", fontsize=10.5, linespacing=1.5)
+    return fig
+
+
+@style.applied()
+def draw(
+    examples: Sequence[Example],
+    *,
+    cell_class: str,
+    outcome: str,
+    judge: str,
+    models: Sequence[str],
+    any_of_class: bool = True,
+) -> Figure:
+    """Draw cells of one class that the judge got right, or wrong, with the maps of all models beside each other.
+
+    Parameters
+    ----------
+    examples
+        The cells; where there are none, the figure says so.
+    cell_class
+        Their true class.
+    outcome
+        ``right`` or ``wrong``, as judged by the model `judge`.
+    judge
+        That model's name.
+    models
+        Models in the order of the columns.
+    any_of_class
+        Whether any test cell of the class was explained.
+    """
+    if not examples:
+        return _empty(cell_class, outcome, judge=judge, any_of_class=any_of_class)
+    panel = min(1.45, 6.6 / (len(models) + 2))
+    fig = style.figure(len(examples) * (2 * panel + 0.72) + 0.75, width=panel * (len(models) + 2) + 0.9)
+    outer = fig.add_gridspec(len(examples), 1, hspace=0.06)
+    for position, example in enumerate(examples):
+        inner = outer[position].subgridspec(len(METHODS), len(models) + 2, wspace=0.02, hspace=0.02)
+        _draw_example(fig, inner, example, cell_class, models)
+    style.note(
+        fig,
+        f"{style.words_of(cell=len(examples))} of the test part that {judge} got {outcome}. Maps: size of the gradient "
+        f"of the score of {cell_class}, black (none) to yellow (the {MAP_PERCENTILE:g}th percentile of that map and "
+        f"above). Blue line: outline of the cell. Below: what the model predicted, and its "
+        f"probability of {cell_class}.",
+    )
+    return fig
+
+
+def read_examples(
+    maps: str | os.PathLike[str], cells: pd.DataFrame, *, models: Sequence[str], path: str | os.PathLike[str]
+) -> list[Example]:
+    """Read images, masks and maps of the listed cells.
+
+    Parameters
+    ----------
+    maps
+        HDF5 of saliency maps.
+    cells
+        Rows of ``cells.csv``; `index` is a cell's place in `maps`.
+    models
+        Models wanted.
+    path
+        Where `cells` came from, for messages.
+
+    Raises
+    ------
+    DataError
+        If there is no map, or no prediction, of a model.
+    """
+    examples = []
+    with h5py.File(maps, "r") as file:
+        for model in models:
+            absent = [f"/{method}/{model}" for method in METHODS if f"{method}/{model}" not in file]
+            if absent or f"predicted_{model}" not in cells.columns:
+                raise DataError(f"{maps}, {path}: nothing of {model} ({', '.join(absent)}); compute the saliency again")
+        for cell in cells.to_dict("records"):
+            at = int(cell["index"])
+            examples.append(
+                Example(
+                    cell_id=str(cell["cell_id"]),
+                    image=file["images"][at],
+                    mask=file["masks"][at].astype(bool),
+                    maps={(method, model): file[f"{method}/{model}"][at] for method in METHODS for model in models},
+                    verdicts={
+                        model: Verdict(str(cell[f"predicted_{model}"]), float(cell[f"probability_{model}"]))
+                        for model in models
+                    },
+                )
+            )
+    return examples
+
+
+def plot(
+    maps: str | os.PathLike[str],
+    cells: str | os.PathLike[str],
+    *,
+    cell_class: str,
+    outcome: str,
+    judge: str,
+    models: Sequence[str],
+    svg: str | os.PathLike[str],
+    png: str | os.PathLike[str],
+) -> None:
+    """Draw the saliency maps of the cells of one class that the judge got right, or wrong.
+
+    Parameters
+    ----------
+    maps, cells
+        ``saliency/maps.h5`` and ``saliency/cells.csv``.
+    cell_class, outcome, judge, models
+        As for `draw`.
+    svg, png
+        Files to write.
+    """
+    if outcome not in OUTCOMES:
+        raise DataError(f"saliency figure: outcome {outcome} is not one of {', '.join(OUTCOMES)}")
+    table = pd.read_csv(cells, keep_default_na=False)
+    shown = table[table["figure"] == f"saliency_{cell_class.lower()}_{outcome}"]
+    fig = draw(
+        read_examples(maps, shown, models=models, path=cells),
+        cell_class=cell_class,
+        outcome=outcome,
+        judge=judge,
+        models=models,
+        any_of_class=bool((table["class"] == cell_class).any()),
+    )
+    style.save(fig, svg, png)
