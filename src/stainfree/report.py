@@ -1,0 +1,739 @@
+"""The report of one experiment, and the front page over all of them.
+
+The report is a notebook that Snakemake runs with its parameters; its cells call one method of `Report` for each
+section. A method gathers what the section says from the files of the experiment, and a template of the same name in
+``templates/report/`` words it. What comes out is one HTML page that holds its own pictures and asks no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from stainfree import costs, evaluation, files
+from stainfree.errors import StainfreeError
+from stainfree.evaluation import TRIVIAL
+from stainfree.schemes import STAGES
+
+logger = logging.getLogger(__name__)
+
+TEMPLATES = Path(__file__).parent / "templates"
+SUBSETS = ("train", "validation", "test")
+STAIN_FREE = {"BF", "DF"}
+# A drawing larger than this is an image panel; its PNG is then the smaller of the two.
+LARGEST_SVG = 400_000
+FEW_CELLS = 30
+CHAIN = ("download", "convert", "split", "check_data", "train", "evaluate")
+BADGES = {"holds": "holds", "does not hold": "fails"}
+
+
+# ---------------------------------------------------------------------------------------------------- words and numbers
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether there is no value: None, an empty template variable or NaN."""
+    return value is None or isinstance(value, jinja2.Undefined) or (isinstance(value, float) and math.isnan(value))
+
+
+def percent(value: float) -> str:
+    """Write a share of 0 to 1 in per cent, with one digit."""
+    return f"{100 * value:.1f}"
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Write the 95 % interval of a row of metrics."""
+    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
+        return "no interval"
+    return f"{percent(row['ci_low'])}–{percent(row['ci_high'])} %"
+
+
+def count(value: float) -> str:
+    """Write a whole number with commas between thousands."""
+    return f"{int(value):,}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a time a reader can grasp."""
+    if is_missing(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def words(name: object) -> str:
+    """Turn a name such as ``inv_weighted`` into words."""
+    return str(name).replace("_", " ")
+
+
+def short(value: float) -> str:
+    """Write a number of any size with three digits that count."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _environment() -> jinja2.Environment:
+    """Return the templates, which escape whatever they are given."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([TEMPLATES, TEMPLATES / "report"]), autoescape=True, trim_blocks=True
+    )
+    environment.tests["missing"] = is_missing
+    environment.filters.update(
+        percent=percent, interval=interval, count=count, duration=duration, words=words, short=short
+    )
+    # Headers that start with # stand over numbers.
+    environment.filters["hash"] = lambda name: f"#{name}"
+    return environment
+
+
+class Html(Markup):
+    """HTML that a notebook shows as such."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def render(template: str, **values: Any) -> Html:
+    """Fill a template of ``templates/`` or ``templates/report/``."""
+    return Html(_environment().get_template(f"{template}.html.j2").render(**values))
+
+
+def page(title: str, body: str) -> str:
+    """Return a whole page with the project's style in it; `body` is HTML."""
+    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    return str(render("page", title=title, style=style, body=Markup(body)))
+
+
+def data_uri(path: Path) -> str:
+    """Return a picture as text that stands in a page: SVG where it is small, the PNG beside it otherwise."""
+    png = path.with_suffix(".png")
+    if path.suffix == ".svg" and path.stat().st_size > LARGEST_SVG and png.is_file():
+        path = png
+    kind = "svg+xml" if path.suffix == ".svg" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def read_metrics(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the rows of a ``metrics.csv`` that stand for all folds and seeds.
+
+    Raises
+    ------
+    StainfreeError
+        If the file is missing or lacks a column.
+    """
+    if not Path(path).is_file():
+        raise StainfreeError(f"{path}: no such file; run the evaluation first")
+    return evaluation.headline(evaluation.read_metrics(path))
+
+
+def pick(metrics: pd.DataFrame, **where: str) -> dict[str, Any] | None:
+    """Return the first row of metrics that has these values, or None."""
+    for column, value in where.items():
+        metrics = metrics[metrics[column] == value]
+    return None if metrics.empty else {str(key): value for key, value in metrics.iloc[0].items()}
+
+
+def balanced_accuracy(metrics: pd.DataFrame, *, subset: str, **where: str) -> dict[str, Any] | None:
+    """Return the row of balanced accuracy over all classes of a subset, or None."""
+    return pick(metrics, metric="balanced_accuracy", subset=subset, **where, **{"class": "all"})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and a loss, with its scores."""
+
+    model: str
+    loss: str
+    validation: Mapping[str, Any]
+    test: Mapping[str, Any]
+    published: float | None = None
+    """Balanced accuracy on test cells that the study reports for the model, 0 to 1."""
+
+
+def best_pair(metrics: pd.DataFrame, *, variant: str, published: Mapping[str, float] | None = None) -> Pair | None:
+    """Return the pair with the best balanced accuracy on *validation*; the first in the table where several tie."""
+    best = None
+    learned = metrics[(metrics["variant"] == variant) & (metrics["model"] != TRIVIAL)]
+    for model, loss in learned[["model", "loss"]].drop_duplicates().itertuples(index=False):
+        scores = [
+            balanced_accuracy(learned, subset=subset, model=model, loss=loss) for subset in ("validation", "test")
+        ]
+        if any(row is None or is_missing(row["value"]) for row in scores):
+            continue
+        validation, test = (row for row in scores if row is not None)
+        if best is None or validation["value"] > best.validation["value"]:
+            best = Pair(model, loss, validation, test, (published or {}).get(model))
+    return best
+
+
+def trivial_row(metrics: pd.DataFrame, *, variant: str) -> dict[str, Any] | None:
+    """Return the test score of always giving the commonest class."""
+    return balanced_accuracy(metrics, subset="test", variant=variant, model=TRIVIAL)
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def _mapping(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter that came as JSON text, or as a mapping, as a mapping."""
+    return dict(json.loads(value or "{}") if isinstance(value, str) else value)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one experiment has to tell; every public method returns one section as HTML.
+
+    Parameters
+    ----------
+    dataset, experiment
+        Names, as in config.
+    results
+        The folder `results/`.
+    data_report
+        JSON of the conversion; empty where there is none.
+    study
+        YAML of what the study says; empty where the experiment rebuilds none.
+    logs
+        Folder of logs and benchmark files.
+    provenance, config
+        Mappings to show, or JSON text of such.
+    """
+
+    dataset: str
+    experiment: str
+    results: str | os.PathLike[str] = "results"
+    data_report: str | os.PathLike[str] = ""
+    study: str | os.PathLike[str] = ""
+    logs: str | os.PathLike[str] = "logs"
+    provenance: str | Mapping[str, Any] = field(default_factory=dict)
+    config: str | Mapping[str, Any] = field(default_factory=dict)
+
+    # --- what the sections draw on
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the experiment's results."""
+        return Path(self.results) / self.dataset / self.experiment
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Headline rows of the metrics."""
+        return read_metrics(self.folder / "metrics.csv")
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What the study says."""
+        return evaluation.read_study(self.study or None)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The conversion report."""
+        return dict(files.read_json(self.data_report)) if self.data_report else {}
+
+    @cached_property
+    def models(self) -> list[dict[str, Any]]:
+        """What ``model.json`` says of each training, in the order of the metrics."""
+        trainings = self.metrics[["variant", "model", "loss"]].drop_duplicates().itertuples(index=False)
+        paths = [self.folder / variant / model / loss / "model.json" for variant, model, loss in trainings]
+        return [files.read_json(path) for path in paths if path.is_file()]
+
+    @property
+    def variant(self) -> str:
+        """The first variant: the one whose figures are drawn."""
+        return str(self.metrics["variant"].iloc[0])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the cells are drawn by the simulator."""
+        return bool(self.data.get("kind", self.dataset) == "simulated")
+
+    @property
+    def channels(self) -> list[str]:
+        """Channels that the models see."""
+        return list(self.models[0]["channels"]) if self.models else []
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes in the scheme's order."""
+        if self.models:
+            return list(self.models[0]["scheme"]["classes"])
+        return [name for name in self.metrics["class"].unique() if name != "all"]
+
+    @cached_property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Model -> subset -> balanced accuracy that the study reports, 0 to 1."""
+        return dict(self.told.get("balanced_accuracy", {}))
+
+    @cached_property
+    def best(self) -> Pair | None:
+        """The pair that the headline shows."""
+        published = {model: scores["test"] for model, scores in self.published.items()}
+        return best_pair(self.metrics, variant=self.variant, published=published)
+
+    @cached_property
+    def recalls(self) -> list[dict[str, Any]]:
+        """Recall of each class on test cells by the headline's pair."""
+        if self.best is None:
+            return []
+        where = {"variant": self.variant, "model": self.best.model, "loss": self.best.loss}
+        rows = (pick(self.metrics, metric="recall", subset="test", **where, **{"class": name}) for name in self.classes)
+        return [row for row in rows if row is not None]
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """Read a table of the experiment; an empty one where it was not made."""
+        path = self.folder / name
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+    # --- the sections
+
+    def title(self) -> Html:
+        """Name the page, and warn where the cells are simulated."""
+        return render(
+            "title",
+            title=self.told.get("title", words(self.experiment).capitalize()),
+            rebuilt=bool(self.told),
+            experiment=self.experiment,
+            dataset=self.dataset,
+            n_cells=self.data.get("n_cells"),
+            channels=self.channels,
+            simulated=self.simulated,
+        )
+
+    def question(self) -> Html:
+        """Say what was asked, in plain words."""
+        asked = "Can the stage of the cell cycle that a cell is in be read from its image alone?"
+        return render(
+            "question",
+            question=self.told.get("question", asked),
+            classes=self.classes,
+            channels=self.channels,
+            stain_free=bool(self.channels) and set(self.channels) <= STAIN_FREE,
+            citation=self.told.get("citation", ""),
+        )
+
+    def headline(self) -> Html:
+        """Give the headline number beside the trivial answer and the published one."""
+        trivial = trivial_row(self.metrics, variant=self.variant)
+        return render("headline", best=self.best, trivial=trivial, recalls=self.recalls, verdict=self._verdict(trivial))
+
+    def _verdict(self, trivial: Mapping[str, Any] | None) -> str:
+        """Say whether the headline is better than the trivial answer."""
+        if self.best is None or trivial is None:
+            return ""
+        low, high = self.best.test["ci_low"], self.best.test["ci_high"]
+        if low > trivial["value"]:
+            return "Its whole interval lies above the trivial answer: the images do tell something."
+        if high < trivial["value"]:
+            return "Its whole interval lies below the trivial answer."
+        return "Its interval holds the trivial answer: these cells do not show that the images tell anything."
+
+    def cells(self) -> Html:
+        """Count the cells, and say what was left out and why."""
+        present = [stage for stage in STAGES if stage in self.data.get("stages", {})]
+        split = self._split()
+        names = [name for name in SUBSETS if name in set(split["subset"])] if len(split) else []
+        first = split[split["fold"] == split["fold"].min()] if len(split) else split
+        rows = [
+            {"class": name, **{s: int(((first["class"] == name) & (first["subset"] == s)).sum()) for s in names}}
+            for name in (self.classes if len(split) else [])
+        ]
+        return render(
+            "data",
+            data=self.data,
+            stages=present,
+            n_padding=sum(self._padding()),
+            subsets=rows,
+            subset_names=names,
+            n_folds=split["fold"].nunique() if len(split) else 0,
+        )
+
+    def _split(self) -> pd.DataFrame:
+        path = self.folder / self.variant / "split.parquet"
+        return pd.read_parquet(path, columns=["fold", "class", "subset"]) if path.is_file() else pd.DataFrame()
+
+    def _padding(self) -> Iterator[int]:
+        """Yield the number of padding tiles of each montage."""
+        for tiles in self.data.get("padding_tiles", {}).values():
+            yield tiles if isinstance(tiles, int) else len(tiles)
+
+    def method(self) -> Html:
+        """Say how it was done, with what the study leaves open labelled as assumption."""
+        split = self._split()
+        parts = [part for about in self.models if about["variant"] == self.variant for part in about["parts"]]
+        return render(
+            "method",
+            n_folds=split["fold"].nunique() if len(split) else 1,
+            n_seeds=len({part["seed"] for part in parts}) or 1,
+            models=self._model_rows(),
+            assumptions=self.told.get("assumptions", []),
+            footnotes=self.told.get("footnotes", {}),
+        )
+
+    def _model_rows(self) -> list[dict[str, Any]]:
+        """Describe each model once, with all its losses."""
+        rows: dict[str, dict[str, Any]] = {}
+        for about in self.models:
+            crop = f", crops of {about['crop']}" if about.get("crop") else ""
+            recipe = ", ".join(f"{words(key)} {_plain(value)}" for key, value in about.get("recipe", {}).items())
+            row = rows.setdefault(
+                about["model"],
+                {
+                    "model": about["model"],
+                    "n_parameters": about["n_parameters"],
+                    "sees": f"{' + '.join(about['channels'])}, {' × '.join(map(str, about['image_size']))}{crop}",
+                    "losses": [],
+                    "recipe": recipe,
+                },
+            )
+            if about["loss"] not in row["losses"]:
+                row["losses"].append(about["loss"])
+        return list(rows.values())
+
+    def chosen(self) -> Html:
+        """Show one pair per model, the best on validation and the study's own choice, beside the published numbers."""
+        return self._scores(
+            only_chosen=True,
+            caption="Balanced accuracy, its 95 % interval and the cells behind it. Per model: the loss that is best on "
+            "validation (shaded), and the one that the study chose, with what the study reports for it.",
+        )
+
+    def pairs(self) -> Html:
+        """Show every model under every loss."""
+        return self._scores(
+            only_chosen=False,
+            caption="Balanced accuracy of every model under every loss, its 95 % interval and the cells behind it.",
+        )
+
+    def _scores(self, *, only_chosen: bool, caption: str) -> Html:
+        choice = self._table("tables/chosen_losses.csv")
+        variants = []
+        for variant in self.metrics["variant"].unique():
+            rows = [row for row in self._score_rows(str(variant), choice) if row["marked"] or not only_chosen]
+            own = self.metrics[self.metrics["variant"] == variant]
+            protocol = own["protocol"].iloc[0] if "protocol" in own and own["protocol"].notna().any() else ""
+            variants.append({"name": variant, "rows": rows, "protocol": protocol})
+        return render(
+            "scores",
+            variants=variants,
+            caption=caption,
+            only_chosen=only_chosen,
+            rivals=self.told.get("rivals", []),
+            subset_names=[name for name in SUBSETS if name in set(self.metrics["subset"])],
+        )
+
+    def _score_rows(self, variant: str, choice: pd.DataFrame) -> Iterator[dict[str, Any]]:
+        """Yield one row of scores per pair of a variant, the trivial answer last."""
+        own = self.metrics[self.metrics["variant"] == variant]
+        pairs = list(own[["model", "loss"]].drop_duplicates().itertuples(index=False))
+        for model, loss in sorted(pairs, key=lambda pair: pair[0] == TRIVIAL):
+            flags = {name: _flag(choice, name, variant, model, loss) for name in ("chosen", "published")}
+            scores = {name: balanced_accuracy(own, subset=name, model=model, loss=loss) for name in SUBSETS}
+            yield {
+                "model": model,
+                "loss": loss,
+                **scores,
+                "trivial": model == TRIVIAL,
+                "chosen": flags["chosen"],
+                "by_study": flags["published"],
+                "marked": model == TRIVIAL or flags["chosen"] or flags["published"],
+                # The study's numbers belong to the pair it picked.
+                "published": self.published.get(model, {}) if flags["published"] else {},
+            }
+
+    def figures(self) -> Html:
+        """Show every figure with a caption that names the study's own."""
+        captions = self.told.get("figures", {})
+        found = {path.stem: path for path in sorted(self.folder.glob("figures/*.svg"))}
+        order = [name for name in captions if name in found] + [name for name in found if name not in captions]
+        shown = [_figure(found[name], captions.get(name, {})) for name in order]
+        return render("figures", figures=shown, interactive=_interactive(self.folder, self.folder))
+
+    def claims(self) -> Html:
+        """Hold the study's claims against our numbers."""
+        table = self._table("claims.csv")
+        rows = [{**row, "badge": BADGES.get(row["verdict"], "open")} for row in table.to_dict("records")]
+        tally = Counter(row["verdict"] for row in rows)
+        verdicts = [f"{n} with the verdict “{verdict}”" for verdict, n in tally.most_common()]
+        summary = f"{len(rows)} claims of the study: {', '.join(verdicts)}."
+        return render("claims", claims=rows, summary=summary)
+
+    def costs(self) -> Html:
+        """Say what each step cost."""
+        jobs = costs.of_experiment(costs.read_jobs(self.logs), dataset=self.dataset, experiment=self.experiment)
+        table = costs.per_rule(jobs, order=CHAIN)
+        return render("costs", costs=table.to_dict("records"), total=duration(float(table["wall_s"].sum())))
+
+    def _training_provenance(self) -> dict[str, Any]:
+        """Say what made the trainings; where they were not all made alike, every value that occurs."""
+        told = [about.get("provenance", {}) for about in self.models]
+        keys = dict.fromkeys(key for one in told for key in one)
+        values = {key: list({json.dumps(one[key]): one[key] for one in told if key in one}.values()) for key in keys}
+        return {key: found[0] if len(found) == 1 else found for key, found in values.items()}
+
+    def origin(self) -> Html:
+        """Say which code, versions, machine and data made the page."""
+        weights = {
+            f"{about['variant']}, {about['model']}, {about['loss']}": {
+                f"fold {part['fold']}, seed {part['seed']}": part["sha256"] for part in about["parts"]
+            }
+            for about in self.models
+        }
+        checksums = {"converted cells": self.data.get("content_sha256", ""), **self.data.get("source_checksums", {})}
+        return render(
+            "provenance",
+            provenance={"This page": _mapping(self.provenance), "Trainings": self._training_provenance()},
+            checksums={name: value for name, value in checksums.items() if value},
+            config=_mapping(self.config),
+            weights=weights,
+        )
+
+    def limits(self) -> Html:
+        """Say, from the numbers themselves, what they support and what not."""
+        return render("limits", sentences=list(self._limits()))
+
+    def _limits(self) -> Iterator[str]:
+        if self.simulated:
+            yield "The cells are simulated. Nothing on this page is evidence about real cells, models or studies."
+        for row in self.recalls:
+            if not row["n_cells"]:
+                yield f"No {row['class']} cell is among the test cells: the balanced accuracy leaves that class out."
+            elif row["n_cells"] < FEW_CELLS:
+                yield (
+                    f"{row['class']} has {int(row['n_cells'])} test cells: one cell more or less moves its recall by "
+                    f"{100 / row['n_cells']:.0f} points, and the balanced accuracy by "
+                    f"{100 / row['n_cells'] / len(self.classes):.0f}."
+                )
+        if self.best is not None:
+            width = 100 * (self.best.test["ci_high"] - self.best.test["ci_low"])
+            yield (
+                f"The interval of the headline number is {width:.0f} points wide. Models whose intervals overlap are "
+                "not ranked by this page."
+            )
+        yield from self._limits_of_choice()
+        for source, counts in self.data.get("counts", {}).items():
+            if len(counts) == 1 and len(self.data["counts"]) > 1:
+                (stage, n), *_ = counts.items()
+                yield (
+                    f"The {count(n)} cells of {source} are all {stage}: what tells that acquisition from the others "
+                    f"cannot be parted from what tells {stage}."
+                )
+        if self.published:
+            yield (
+                "The published numbers come from another split, and mostly from other cells, without intervals; a "
+                "difference of a few points between them and ours means nothing."
+            )
+
+    def _limits_of_choice(self) -> Iterator[str]:
+        """Yield what choosing a loss on few validation cells, and a single split or seed, do to the numbers."""
+        if self.best is not None and not is_missing(self.best.validation["n_cells"]):
+            yield (
+                f"Losses are chosen on {count(self.best.validation['n_cells'])} validation cells, in which rare "
+                "classes are rarer still; another draw could choose otherwise."
+            )
+        parts = {(part["fold"], part["seed"]) for about in self.models for part in about["parts"]}
+        if len(parts) == 1:
+            yield (
+                "There is one split and one seed. The intervals cover the draw of the test cells, not that of the "
+                "training cells or of the first weights."
+            )
+
+
+def _plain(value: Any) -> str:
+    """Write a value of a recipe."""
+    return ", ".join(f"{words(k)} {v}" for k, v in value.items()) if isinstance(value, Mapping) else f"{value}"
+
+
+def _flag(choice: pd.DataFrame, column: str, variant: str, model: str, loss: str) -> bool:
+    """Return a flag of ``chosen_losses.csv`` for one pair."""
+    if choice.empty:
+        return False
+    own = choice[(choice["variant"] == variant) & (choice["model"] == model) & (choice["loss"] == loss)]
+    return bool(own[column].any())
+
+
+def _figure(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
+    """Return a figure as its template wants it."""
+    caption = about.get("caption") or f"{words(path.stem).capitalize()}."
+    return {
+        "name": path.stem,
+        "source": data_uri(path),
+        "alt": words(path.stem),
+        "paper": str(about.get("paper") or ""),
+        "caption": caption,
+    }
+
+
+def _interactive(folder: Path, start: Path) -> list[dict[str, str]]:
+    """Return the interactive pages of an experiment as links from the folder `start`."""
+    pages = sorted(path for path in folder.glob("*/*.html") if path.is_file())
+    return [{"href": path.relative_to(start).as_posix(), "name": f"interactive {words(path.stem)}"} for path in pages]
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+def run_report(
+    notebook: str | os.PathLike[str],
+    *,
+    parameters: Mapping[str, Any],
+    out: str | os.PathLike[str],
+    failed_copy: str | os.PathLike[str],
+) -> None:
+    """Run the report's notebook and write it as one page that needs no network.
+
+    Parameters
+    ----------
+    notebook
+        The notebook; its cell tagged ``parameters`` is followed by `parameters`.
+    parameters
+        Plain values and text.
+    out
+        HTML to write, atomically.
+    failed_copy
+        Where the executed notebook stands while it runs. It is removed when all went well, and stays, with the
+        traceback, when it did not.
+
+    Raises
+    ------
+    StainfreeError
+        If a cell fails or the kernel dies: the last line of the error, and where the executed copy is.
+    """
+    # Imported here: `write_index` and the notebook's own kernel need no notebook machinery.
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    executed = Path(failed_copy)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("running %s with %s", notebook, dict(parameters))
+    try:
+        with _private_kernel() as config:
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                config=config,
+            )
+    except PapermillExecutionError as error:
+        last = (str(error.evalue).strip().splitlines() or [""])[-1]
+        raise StainfreeError(
+            f"{notebook}: cell {error.cell_index + 1} failed with {error.ename}: {last} (traceback in {executed})"
+        ) from error
+    except DeadKernelError as error:
+        raise StainfreeError(
+            f"{notebook}: its kernel died, most likely for want of memory; give the report more `mem_mb` ({executed})"
+        ) from error
+    files.write_text(out, notebook_page(executed))
+    executed.unlink()
+
+
+@contextmanager
+def _private_kernel() -> Iterator[Any]:
+    """Give the settings of a kernel that neither listens on a port nor writes into the user's home.
+
+    Two reports that start together could otherwise pick the same port, and a cluster's home may be read-only.
+    """
+    from traitlets.config import Config
+
+    names = ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="stainfree-") as folder:
+        os.environ.update(dict.fromkeys(names, folder))
+        try:
+            yield Config({"KernelManager": {"transport": "ipc"}})
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def notebook_page(executed: str | os.PathLike[str]) -> str:
+    """Return an executed notebook as a page: its text and what its cells show, without their code."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook: Any = nbformat.reads(Path(executed).read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    for position, cell in enumerate(notebook.cells):
+        cell["id"] = f"part-{position}"  # papermill's ids are random, and the page should be the same twice
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        # Basic is the bare body: the other templates load scripts from the network.
+        template_name="basic",
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+    )
+    body, _ = exporter.from_notebook_node(notebook)
+    given = notebook.metadata.get("papermill", {}).get("parameters", {})
+    return page(f"{given.get('experiment', 'report')} on {given.get('dataset', 'cells')}", body)
+
+
+# ----------------------------------------------------------------------------------------------------------- front page
+
+
+def _entry(report: Path, results: Path, data: Path) -> dict[str, Any]:
+    """Return what the front page says of one report."""
+    folder = report.parent
+    converted = data / f"{folder.parent.name}.json"
+    kind = files.read_json(converted)["kind"] if converted.is_file() else folder.parent.name
+    metrics = read_metrics(folder / "metrics.csv")
+    variant = str(metrics["variant"].iloc[0])
+    first = metrics.iloc[0]
+    classes = [name for name in metrics["class"].unique() if name != "all"]
+    return {
+        "dataset": folder.parent.name,
+        "experiment": folder.name,
+        "href": report.relative_to(results).as_posix(),
+        "simulated": kind == "simulated",
+        "best": best_pair(metrics, variant=variant),
+        "trivial": trivial_row(metrics, variant=variant),
+        "channels": str(first.get("channels", "")).replace("+", " ").replace(",", " ").split(),
+        "classes": classes,
+        "interactive": _interactive(folder, results),
+        "tables": [
+            {"href": path.relative_to(results).as_posix(), "name": words(path.stem)}
+            for path in [folder / "metrics.csv", folder / "claims.csv", *sorted(folder.glob("tables/*.csv"))]
+            if path.is_file()
+        ],
+    }
+
+
+def write_index(results: str | os.PathLike[str], *, data: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the front page over all reports that were built.
+
+    Parameters
+    ----------
+    results
+        The folder `results/`; reports are looked for here, so that one more report makes no other step stale.
+    data
+        The folder `data/`, whose conversion reports tell which cells are simulated.
+    out
+        HTML to write, in that folder, atomically.
+    """
+    results = Path(results)
+    reports = sorted(results.glob("*/*/report.html"))
+    entries = [_entry(path, results, Path(data)) for path in reports if (path.parent / "metrics.csv").is_file()]
+    files.write_text(out, page("stainfree", render("index", entries=entries)))
+    logger.info("front page over %d reports", len(entries))

@@ -1,0 +1,258 @@
+"""The report and the front page: what they say of made-up results, and that the page stands on its own."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import yaml
+
+from stainfree import files, report
+from stainfree.errors import StainfreeError
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "report.ipynb"
+CLASSES = ("Interphase", "Anaphase")
+# (model, loss) -> balanced accuracy on validation and on test; the best on test is not the best on validation.
+SCORES = {("cnn3", "inv_weighted"): (0.71, 0.625), ("fc", "inv_weighted"): (0.64, 0.9), ("trivial", "none"): (0.5, 0.5)}
+
+
+def metric_rows(model: str, loss: str, validation: float, test: float) -> list[dict[str, Any]]:
+    """Return the rows of a metrics table for one pair."""
+    base = {"variant": "holdout", "protocol": "", "model": model, "loss": loss, "fold": "pooled", "seed": "0"}
+    base |= {"dataset": "cells", "experiment": "espinosa", "balancing": "none", "channels": "BF", "scheme": "two"}
+    rows = []
+    for subset, value, n_cells in (("validation", validation, 100), ("test", test, 204)):
+        scored = {"metric": "balanced_accuracy", "class": "all", "value": value, "n_cells": n_cells}
+        rows.append({**base, "subset": subset, **scored, "ci_low": value - 0.1, "ci_high": value + 0.1})
+    for name, value, n_cells in (("Interphase", 1.0, 200), ("Anaphase", 2 * test - 1, 4)):
+        scored = {"metric": "recall", "class": name, "value": value, "n_cells": n_cells}
+        rows.append({**base, "subset": "test", **scored, "ci_low": 0.25, "ci_high": 1.0})
+    return rows
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> dict[str, Any]:
+    """Write the results of one experiment; return the parameters of its report."""
+    folder = tmp_path / "results" / "cells" / "espinosa"
+    rows = [row for pair, scores in SCORES.items() for row in metric_rows(*pair, *scores)]
+    files.write_csv(folder / "metrics.csv", pd.DataFrame(rows))
+    choice = [("holdout", model, loss, 0.7, True, model == "cnn3") for model, loss in SCORES if model != "trivial"]
+    columns = ["variant", "model", "loss", "validation_balanced_accuracy", "chosen", "published"]
+    files.write_csv(folder / "tables" / "chosen_losses.csv", pd.DataFrame(choice, columns=columns))
+    about = {
+        "variant": "holdout",
+        "model": "cnn3",
+        "loss": "inv_weighted",
+        "n_parameters": 14181,
+        "channels": ["BF"],
+        "image_size": [66, 66],
+        "crop": 64,
+        "scheme": {"name": "two", "classes": {"Interphase": ["G1"], "Anaphase": ["Anaphase"]}},
+        "recipe": {"learning_rate": 0.01},
+        "parts": [{"fold": 0, "seed": 0, "sha256": "feed"}],
+    }
+    files.write_json(folder / "holdout" / "cnn3" / "inv_weighted" / "model.json", about)
+    claims = {"claim": "fc never predicts Anaphase", "where": "5.2", "measure": "cells", "value": 3.0, "ci_low": 1.0}
+    claims |= {"ci_high": 6.0, "n_cells": 204, "verdict": "does not hold", "note": "it does for <3> cells"}
+    files.write_csv(folder / "claims.csv", pd.DataFrame([claims]))
+    figure, axes = plt.subplots(figsize=(2, 1))
+    axes.plot([0, 1])
+    (folder / "figures").mkdir()
+    figure.savefig(folder / "figures" / "curves.svg", metadata={"Date": None})
+    plt.close(figure)
+    (folder / "embedding").mkdir()
+    (folder / "embedding" / "cnn3.html").write_text("<p>turn me</p>")
+    data = {
+        "kind": "montage", "n_cells": 304, "image_shape": [40, 40], "bit_depth": 12, "pixel_size_um": None,
+        "channels": ["BF", "PI"], "stages": {"G1": 298, "Anaphase": 6},
+        "counts": {"Experiment_1": {"G1": 98, "Anaphase": 6}, "Experiment_2": {"G1": 200}},
+        "padding_tiles": {"a": 5, "b": 7}, "duplicates_kept": [],
+        "duplicates_dropped": [
+            {"cell_id": "x:17", "stage": "Anaphase", "of": "x:3", "of_stage": "Anaphase", "match": "exact"}
+        ],
+        "licence": "BSD-3-Clause", "citation": "Blasi 2016", "source_checksums": {"f": "abc"}, "content_sha256": "d",
+    }  # fmt: skip
+    files.write_json(tmp_path / "data" / "cells.json", data)
+    study: dict[str, Any] = {"title": "A study", "balanced_accuracy": {"cnn3": {"test": 0.4827}}}
+    study["figures"] = {"curves": {"paper": "Figure 3", "caption": "Loss against step."}}
+    files.write_text(tmp_path / "study.yaml", yaml.safe_dump(study))
+    return {
+        "dataset": "cells",
+        "experiment": "espinosa",
+        "results": str(tmp_path / "results"),
+        "data_report": str(tmp_path / "data" / "cells.json"),
+        "study": str(tmp_path / "study.yaml"),
+        "logs": str(tmp_path / "logs"),
+        "provenance": json.dumps({"commit": "c0ffee"}),
+        "config": json.dumps({"fit": "pad"}),
+    }
+
+
+class TestWords:
+    @pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2 s"), (104, "1 min 44 s"), (7260, "2 h 1 min")])
+    def test_duration(self, seconds: float, text: str) -> None:
+        assert report.duration(seconds) == text
+
+    def test_missing(self) -> None:
+        assert report.is_missing(float("nan"))
+        assert report.is_missing(None)
+        assert not report.is_missing(0.0)
+
+    @pytest.mark.parametrize(("value", "text"), [(1583, "1583"), (0.98123, "0.981"), (7.0, "7")])
+    def test_short(self, value: float, text: str) -> None:
+        assert report.short(value) == text
+
+
+class TestMetrics:
+    def test_prefers_the_mean_over_seeds_and_pooled_folds(self, tmp_path: Path) -> None:
+        rows = metric_rows("cnn3", "inv_weighted", 0.6, 0.6)
+        mean = [{**row, "seed": "mean", "value": 0.7} for row in rows]
+        single = [{**row, "fold": "0", "value": 0.1} for row in rows]
+        files.write_csv(tmp_path / "metrics.csv", pd.DataFrame([*single, *rows, *mean]))
+        metrics = report.read_metrics(tmp_path / "metrics.csv")
+        assert len(metrics) == len(rows)
+        assert set(metrics["value"]) == {0.7}
+
+    def test_the_best_pair_is_the_best_on_validation(self, project: dict[str, Any]) -> None:
+        metrics = report.read_metrics(Path(project["results"]) / "cells" / "espinosa" / "metrics.csv")
+        best = report.best_pair(metrics, variant="holdout", published={"cnn3": 0.4827})
+        assert best is not None
+        assert (best.model, best.test["value"], best.published) == ("cnn3", 0.625, 0.4827)
+        assert report.best_pair(metrics[metrics["model"] == "trivial"], variant="holdout") is None
+
+    def test_names_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(StainfreeError, match=r"metrics\.csv: no such file; run the evaluation first"):
+            report.read_metrics(tmp_path / "metrics.csv")
+        files.write_csv(tmp_path / "metrics.csv", pd.DataFrame({"fold": ["pooled"], "value": [1]}))
+        with pytest.raises(StainfreeError, match="lacks the columns dataset, experiment"):
+            report.read_metrics(tmp_path / "metrics.csv")
+
+
+class TestSections:
+    def test_the_headline_stands_beside_the_trivial_answer(self, project: dict[str, Any]) -> None:
+        text = report.Report(**project).headline()
+        assert "62.5 %" in text
+        assert "52.5–72.5 %" in text
+        assert "204 test cells" in text
+        assert "48.3 %" in text
+        assert "lies above the trivial answer" in text
+
+    @pytest.mark.parametrize(
+        ("low", "high", "verdict"), [(0.4, 0.6, "holds the trivial answer"), (0.3, 0.45, "below the trivial")]
+    )
+    def test_says_when_it_is_no_better(self, project: dict[str, Any], low: float, high: float, verdict: str) -> None:
+        path = Path(project["results"]) / "cells" / "espinosa" / "metrics.csv"
+        metrics = pd.read_csv(path)
+        row = (metrics["model"] == "cnn3") & (metrics["metric"] == "balanced_accuracy") & (metrics["subset"] == "test")
+        metrics.loc[row, ["ci_low", "ci_high"]] = [low, high]
+        files.write_csv(path, metrics)
+        assert verdict in report.Report(**project).headline()
+
+    def test_every_score_has_its_interval_and_cells(self, project: dict[str, Any]) -> None:
+        text = report.Report(**project).pairs()
+        assert "study 48.3 %" in text
+        for model, (validation, test) in (("cnn3", (0.71, 0.625)), ("trivial answer", (0.5, 0.5))):
+            assert model in text
+            assert f"{100 * validation:.1f} %<small>{100 * validation - 10:.1f}–" in text
+            assert f"{100 * test:.1f} %<small>{100 * test - 10:.1f}–{100 * test + 10:.1f} %, 204 cells" in text
+
+    def test_counts_cells_and_tells_what_was_left_out(self, project: dict[str, Any]) -> None:
+        text = report.Report(**project).cells()
+        assert "12 tiles of 2 montages" in text
+        assert "x:17 (Anaphase) was left out: it is an exact copy of x:3." in text
+        assert "BSD-3-Clause" in text
+
+    def test_claims_carry_their_verdict_and_are_escaped(self, project: dict[str, Any]) -> None:
+        text = report.Report(**project).claims()
+        assert '<span class="badge fails">does not hold</span>' in text
+        assert "it does for &lt;3&gt; cells" in text
+
+    def test_limits_are_computed(self, project: dict[str, Any]) -> None:
+        text = report.Report(**project).limits()
+        # 4 test cells: a quarter of the recall, an eighth of the mean over two classes, 12.5 written as 12.
+        assert "Anaphase has 4 test cells: one cell more or less moves its recall by 25 points" in text
+        assert "20 points wide" in text
+        assert "The 200 cells of Experiment_2 are all G1" in text
+        assert "simulated" not in text
+
+    def test_simulated_cells_are_never_evidence(self, project: dict[str, Any]) -> None:
+        data = files.read_json(project["data_report"])
+        files.write_json(project["data_report"], {**data, "kind": "simulated"})
+        simulated = report.Report(**project)
+        assert "These cells are simulated" in simulated.title()
+        assert "evidence about real cells" in simulated.limits()
+
+    def test_an_experiment_without_a_study_still_reports(self, project: dict[str, Any]) -> None:
+        bare = report.Report(**{**project, "study": "", "data_report": "", "provenance": "{}", "config": {}})
+        sections = (bare.title, bare.question, bare.headline, bare.cells, bare.method, bare.chosen, bare.figures)
+        assert all(len(section()) > 0 for section in (*sections, bare.costs, bare.origin, bare.limits))
+        assert "study 48.3 %" not in bare.pairs()
+
+
+class Loads(HTMLParser):
+    """Collect what a page would load by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [value or "" for name, value in attrs if name == "src"]
+        self.loads += [tag for name, _ in attrs if tag in ("script", "link", "iframe") and name in ("src", "href")]
+
+
+def test_the_page_stands_on_its_own_and_is_the_same_twice(project: dict[str, Any], tmp_path: Path) -> None:
+    out, copy = tmp_path / "report.html", tmp_path / "work" / "report.ipynb"
+    pages = []
+    for _ in range(2):
+        report.run_report(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
+        pages.append(out.read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    assert not copy.exists()
+    loads = Loads()
+    loads.feed(pages[0])
+    assert len(loads.loads) == 1
+    assert loads.loads[0].startswith("data:image/svg+xml;base64,")
+    assert "url(" not in pages[0]
+    assert "<script" not in pages[0]
+    assert "from stainfree" not in pages[0]
+    for expected in ("Figure 3 of the study", "62.5 %", "c0ffee", "14,181", 'href="embedding/cnn3.html"'):
+        assert expected in pages[0]
+
+
+def test_a_failed_report_leaves_its_executed_copy(project: dict[str, Any], tmp_path: Path) -> None:
+    (Path(project["results"]) / "cells" / "espinosa" / "metrics.csv").unlink()
+    out, copy = tmp_path / "report.html", tmp_path / "work" / "report.ipynb"
+    with pytest.raises(
+        StainfreeError, match=r"failed with StainfreeError: .*metrics\.csv: no such file.*report\.ipynb"
+    ):
+        report.run_report(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
+    assert not out.exists()
+    outputs = [
+        output for cell in json.loads(copy.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])
+    ]
+    assert any(output["output_type"] == "error" for output in outputs)
+
+
+def test_the_front_page_links_what_is_there(project: dict[str, Any], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    (results / "cells" / "espinosa" / "report.html").write_text("x")
+    (results / "cells" / "unfinished").mkdir()
+    report.write_index(results, data=tmp_path / "data", out=results / "index.html")
+    text = (results / "index.html").read_text(encoding="utf-8")
+    targets = [part.split('"')[0] for part in text.split('href="')[1:]]
+    assert "cells/espinosa/embedding/cnn3.html" in targets
+    assert all((results / target).is_file() for target in targets)
+    assert "62.5 %" in text
+    assert "204 test cells" in text
+    assert "Simulated" not in text
+
+
+def test_an_empty_front_page_says_so(tmp_path: Path) -> None:
+    report.write_index(tmp_path, data=tmp_path, out=tmp_path / "index.html")
+    assert "No report has been built yet" in (tmp_path / "index.html").read_text(encoding="utf-8")
