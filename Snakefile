@@ -1,0 +1,31 @@
+"""stainfree: reads the cell-cycle stage of a cell from its images.
+
+    snakemake                 the experiments that config.yaml builds, and results/index.html
+    snakemake espinosa        one experiment
+    snakemake --config dataset=jurkat_montage        on real cells
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/explain.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        "results/index.html",
+    default_target: True

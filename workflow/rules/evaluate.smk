@@ -1,0 +1,149 @@
+"""Scores, tables and claims: all from predictions, none from models."""
+
+
+def get_study(wildcards):
+    """What the experiment's study says, where it rebuilds one."""
+    study = get_experiment(wildcards).study
+    return f"workflow/studies/{study}.yaml" if study else []
+
+
+def get_splits(wildcards):
+    """The splits of an experiment, one per variant."""
+    return [
+        f"results/{wildcards.dataset}/{wildcards.experiment}/{variant.name}/split.parquet"
+        for variant in get_experiment(wildcards).variants
+    ]
+
+
+def get_split_variants(wildcards):
+    """The variants whose splits `get_splits` gives, in the same order."""
+    return [variant.name for variant in get_experiment(wildcards).variants]
+
+
+def get_evaluation_options(wildcards):
+    """What the tidy table of scores says of the experiment, and how its intervals are drawn."""
+    experiment = get_experiment(wildcards)
+    return {
+        "dataset": wildcards.dataset,
+        "experiment": wildcards.experiment,
+        "channels": list(experiment.channels),
+        "scheme": experiment.scheme.name,
+        "variants": {
+            variant.name: {"protocol": variant.protocol, "balancing": variant.balancing}
+            for variant in experiment.variants
+        },
+        "bootstrap": SETTINGS.bootstrap,
+        "seed": SETTINGS.seed,
+    }
+
+
+rule evaluate:
+    input:
+        predictions=get_trained("predictions.parquet"),
+        splits=get_splits,
+        study=get_study,
+    output:
+        metrics="results/{dataset}/{experiment}/metrics.csv",
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
+    log:
+        "logs/evaluate/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/evaluate/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        pairs=get_pairs,
+        split_variants=get_split_variants,
+        options=get_evaluation_options,
+        code=get_code("evaluate", "evaluate"),
+    message:
+        "Score {wildcards.experiment} on {wildcards.dataset}"
+    script:
+        "../../scripts/evaluate.py"
+
+
+rule tabulate:
+    input:
+        metrics="results/{dataset}/{experiment}/metrics.csv",
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
+        splits=get_splits,
+        study=get_study,
+    output:
+        class_counts=report(
+            "results/{dataset}/{experiment}/tables/class_counts.csv",
+            caption="../report/class_counts.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Tables",
+            labels={"table": "cells per class and subset"},
+        ),
+        balanced_accuracy=report(
+            "results/{dataset}/{experiment}/tables/balanced_accuracy.csv",
+            caption="../report/balanced_accuracy.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Tables",
+            labels={"table": "balanced accuracy"},
+        ),
+        scores=report(
+            "results/{dataset}/{experiment}/tables/scores.csv",
+            caption="../report/scores.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Tables",
+            labels={"table": "all scores on test cells"},
+        ),
+    log:
+        "logs/tabulate/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/tabulate/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        split_variants=get_split_variants,
+        classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
+        code=get_code("tabulate", "evaluate"),
+    message:
+        "Lay out the tables of {wildcards.experiment} on {wildcards.dataset}"
+    script:
+        "../../scripts/tabulate.py"
+
+
+rule check_claims:
+    input:
+        study=get_study,
+        models=get_main_trained("model.json"),
+        predictions=get_main_trained("predictions.parquet"),
+        embeddings=get_main_trained("embeddings.parquet"),
+        shares=lambda wildcards: (
+            "results/{dataset}/{experiment}/saliency/shares.csv" if get_experiment(wildcards).explain else []
+        ),
+    output:
+        csv=report(
+            "results/{dataset}/{experiment}/claims.csv",
+            caption="../report/claims.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Tables",
+            labels={"table": "claims of the study"},
+        ),
+    log:
+        "logs/check_claims/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/check_claims/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=get_code("check_claims", "evaluate"),
+    message:
+        "Hold the claims of {wildcards.experiment} against the numbers on {wildcards.dataset}"
+    script:
+        "../../scripts/check_claims.py"

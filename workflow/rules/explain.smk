@@ -1,0 +1,74 @@
+"""Explanations: saliency maps and the map of an embedding, as data."""
+
+
+def get_mapped(wildcards):
+    """The training whose embedding is mapped: the pair that the study picked, or the first loss of the model."""
+    experiment = get_experiment(wildcards)
+    model = experiment.explain["embedding"]
+    published = get_published_pairs(experiment)
+    return get_main_variant(experiment), model, published.get(model, experiment.losses_of(model)[0])
+
+
+rule saliency:
+    input:
+        cells="data/{dataset}.h5",
+        models=get_main_trained("model.json"),
+        weights=get_main_trained("weights"),
+        predictions=get_main_trained("predictions.parquet"),
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
+    output:
+        maps="results/{dataset}/{experiment}/saliency/maps.h5",
+        cells="results/{dataset}/{experiment}/saliency/cells.csv",
+        shares="results/{dataset}/{experiment}/saliency/shares.csv",
+    log:
+        "logs/saliency/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/saliency/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/explain.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        options=lambda wildcards: {
+            "judge": get_experiment(wildcards).explain["judge"],
+            "classes": get_experiment(wildcards).explain["classes"],
+            "seed": SETTINGS.seed,
+        },
+        code=lambda wildcards: get_code("saliency", "explain", *get_families(get_experiment(wildcards))),
+    message:
+        "Explain test cells of {wildcards.dataset} by the models of {wildcards.experiment}"
+    script:
+        "../../scripts/saliency.py"
+
+
+rule embedding:
+    input:
+        embeddings=lambda wildcards: "results/{}/{}/{}/{}/{}/embeddings.parquet".format(
+            wildcards.dataset, wildcards.experiment, *get_mapped(wildcards)
+        ),
+    output:
+        embedding="results/{dataset}/{experiment}/embedding/{model}.parquet",
+    log:
+        "logs/embedding/{dataset}/{experiment}/{model}.log",
+    benchmark:
+        "logs/embedding/{dataset}/{experiment}/{model}.benchmark.tsv"
+    conda:
+        "../../envs/embedding.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        options=lambda wildcards: {
+            "fold": 0,
+            "seed": get_experiment(wildcards).seeds[0],
+            "thin": get_experiment(wildcards).explain.get("thin", {}),
+            "random_state": SETTINGS.seed,
+        },
+        code=get_code("embedding", "embedding"),
+    message:
+        "Map the embedding of {wildcards.model} ({wildcards.dataset}, {wildcards.experiment})"
+    script:
+        "../../scripts/embedding.py"

@@ -1,0 +1,218 @@
+"""Figures: numbers in, pictures out, each as SVG and PNG."""
+
+CONFUSIONS = {
+    "confusion_train": {"subset": "train"},
+    "confusion_test": {"subset": "test"},
+    "confusion_test_all": {"subset": "test", "all_losses": True},
+}
+
+
+def get_saliency_figures(experiment):
+    """Names of the saliency figures of an experiment, and what each shows."""
+    return {
+        f"saliency_{cell_class.lower().replace(' ', '_')}_{outcome}": {"cell_class": cell_class, "outcome": outcome}
+        for cell_class in experiment.explain["classes"]
+        for outcome in ("wrong", "right")
+    }
+
+
+def get_figures(experiment):
+    """All figure files of an experiment."""
+    names = ["examples", "architecture", "curves"]
+    names += [name for name, shown in CONFUSIONS.items() if shown["subset"] in experiment.subsets]
+    pages = []
+    if experiment.explain:
+        names += [*get_saliency_figures(experiment), "embedding"]
+        pages = ["embedding/map.html"]
+    return [f"figures/{name}.{kind}" for name in names for kind in ("svg", "png")] + pages
+
+
+def shown(name, title):
+    """The SVG of a figure, with its place in the report that snakemake makes."""
+    return report(
+        f"results/{{dataset}}/{{experiment}}/figures/{name}.svg",
+        caption=f"../report/{name}.rst",
+        category="{dataset}: {experiment}",
+        subcategory="Figures",
+        labels={"figure": title},
+    )
+
+
+rule plot_examples:
+    input:
+        cells="data/{dataset}.h5",
+        split=get_main_split,
+    output:
+        svg=shown("examples", "example cells"),
+        png="results/{dataset}/{experiment}/figures/examples.png",
+    log:
+        "logs/plot_examples/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/plot_examples/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        options={"seed": SETTINGS.seed},
+        code=get_code("plot_examples", "figures"),
+    message:
+        "Draw example cells of {wildcards.dataset} for {wildcards.experiment}"
+    script:
+        "../../scripts/plot_examples.py"
+
+
+rule plot_architecture:
+    input:
+        models=get_main_trained("model.json"),
+    output:
+        svg=shown("architecture", "architecture"),
+        png="results/{dataset}/{experiment}/figures/architecture.png",
+    log:
+        "logs/plot_architecture/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/plot_architecture/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=get_code("plot_architecture", "figures"),
+    message:
+        "Draw the networks of {wildcards.experiment} ({wildcards.dataset})"
+    script:
+        "../../scripts/plot_architecture.py"
+
+
+rule plot_curves:
+    input:
+        histories=get_main_trained("history.csv"),
+        models=get_main_trained("model.json"),
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
+        split=get_main_split,
+    output:
+        svg=shown("curves", "loss and accuracy curves"),
+        png="results/{dataset}/{experiment}/figures/curves.png",
+    log:
+        "logs/plot_curves/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/plot_curves/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
+        code=get_code("plot_curves", "figures"),
+    message:
+        "Draw the learning curves of {wildcards.experiment} ({wildcards.dataset})"
+    script:
+        "../../scripts/plot_curves.py"
+
+
+rule plot_confusion:
+    input:
+        predictions=get_main_trained("predictions.parquet"),
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
+    output:
+        svg=[
+            shown("confusion_train", "confusion matrices, train"),
+            shown("confusion_test", "confusion matrices, test"),
+            shown("confusion_test_all", "confusion matrices, all pairs"),
+        ],
+        png=expand("results/{{dataset}}/{{experiment}}/figures/{name}.png", name=CONFUSIONS),
+    log:
+        "logs/plot_confusion/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/plot_confusion/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
+        figures=list(CONFUSIONS.values()),
+        code=get_code("plot_confusion", "figures"),
+    message:
+        "Draw the confusion matrices of {wildcards.experiment} ({wildcards.dataset})"
+    script:
+        "../../scripts/plot_confusion.py"
+
+
+rule plot_saliency:
+    input:
+        maps="results/{dataset}/{experiment}/saliency/maps.h5",
+        cells="results/{dataset}/{experiment}/saliency/cells.csv",
+    output:
+        svg=report(
+            "results/{dataset}/{experiment}/figures/{figure}.svg",
+            caption="../report/saliency.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        png="results/{dataset}/{experiment}/figures/{figure}.png",
+    wildcard_constraints:
+        figure="saliency_[a-z0-9_]+_(right|wrong)",
+    log:
+        "logs/plot_saliency/{dataset}/{experiment}/{figure}.log",
+    benchmark:
+        "logs/plot_saliency/{dataset}/{experiment}/{figure}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        judge=lambda wildcards: get_experiment(wildcards).explain["judge"],
+        models=lambda wildcards: [entry.name for entry in get_experiment(wildcards).models],
+        shows=lambda wildcards: get_saliency_figures(get_experiment(wildcards))[wildcards.figure],
+        code=get_code("plot_saliency", "figures"),
+    message:
+        "Draw {wildcards.figure} of {wildcards.experiment} ({wildcards.dataset})"
+    script:
+        "../../scripts/plot_saliency.py"
+
+
+rule plot_embedding:
+    input:
+        coordinates=lambda wildcards: "results/{}/{}/embedding/{}.parquet".format(
+            wildcards.dataset, wildcards.experiment, get_experiment(wildcards).explain["embedding"]
+        ),
+    output:
+        svg=shown("embedding", "map of the embedding"),
+        png="results/{dataset}/{experiment}/figures/embedding.png",
+        html=report(
+            "results/{dataset}/{experiment}/embedding/map.html",
+            caption="../report/embedding_page.rst",
+            category="{dataset}: {experiment}",
+            subcategory="Figures",
+            labels={"figure": "map of the embedding, to turn"},
+        ),
+    log:
+        "logs/plot_embedding/{dataset}/{experiment}.log",
+    benchmark:
+        "logs/plot_embedding/{dataset}/{experiment}.benchmark.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
+        model=lambda wildcards: get_experiment(wildcards).explain["embedding"],
+        code=get_code("plot_embedding", "figures"),
+    message:
+        "Draw the embedding map of {wildcards.experiment} ({wildcards.dataset})"
+    script:
+        "../../scripts/plot_embedding.py"
