@@ -1,8 +1,8 @@
 """stainfree: reads the cell-cycle stage of a cell from its images.
 
-    snakemake                 the experiments that config.yaml builds, and results/index.html
-    snakemake espinosa        one experiment
-    snakemake --config dataset=jurkat_montage        on real cells
+snakemake                 the experiments that config.yaml builds, and results/index.html
+snakemake espinosa        one experiment
+snakemake --config dataset=jurkat_montage        on real cells
 """
 
 from snakemake.utils import min_version
@@ -17,6 +17,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/lookups.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -26,6 +27,6 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         "results/index.html",
-    default_target: True

@@ -4,10 +4,14 @@ from _step import Step
 
 step = Step(snakemake)
 
-from stainfree import splits
+from stainfree import cells, requirements, splits
 from stainfree.schemes import Scheme
 
 with step:
+    # Not a parameter of the rule: another model in the experiment must not make the split stale.
+    info = cells.read_info(step.input.cells)
+    needed = step.config["requirements"][step.wildcards.experiment]
+    requirements.check(info.image_shape, info.channels, dataset=step.wildcards.dataset, **needed)
     splits.make(
         step.input.cells,
         step.output.split,

@@ -63,13 +63,14 @@ def test_the_digest_follows_the_content_not_the_batches(tmp_path: Path) -> None:
 def test_a_failed_writing_leaves_nothing_and_harms_nothing(tmp_path: Path) -> None:
     write(tmp_path / "cells.h5")
     before = (tmp_path / "cells.h5").read_bytes()
-    with (
-        pytest.raises(RuntimeError, match="power cut"),
-        CellsWriter(tmp_path / "cells.h5", INFO, image_shape=(8, 9), dtype=np.uint16) as file,
-    ):
-        images = np.zeros((1, 2, 8, 9), np.uint16)
-        file.append(images, stage=["G1"], cell_id=["x"], source=["one"])
-        raise RuntimeError("power cut")
+
+    def write_until_the_power_fails() -> None:
+        with CellsWriter(tmp_path / "cells.h5", INFO, image_shape=(8, 9), dtype=np.uint16) as file:
+            file.append(np.zeros((1, 2, 8, 9), np.uint16), stage=["G1"], cell_id=["x"], source=["one"])
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_until_the_power_fails()
     assert [path.name for path in tmp_path.iterdir()] == ["cells.h5"]
     assert (tmp_path / "cells.h5").read_bytes() == before
 

@@ -266,6 +266,15 @@ def read_experiment(name: str, config: Mapping[str, Any], *, studies: Sequence[s
     )
 
 
+def requirements_of(experiment: Experiment) -> dict[str, Any]:
+    """Return what an experiment's models ask of a data set, as `stainfree.requirements.check` takes it."""
+    return {
+        "channels": list(experiment.channels),
+        "sizes": {entry.name: models.family(entry.family).image_size for entry in experiment.models},
+        "fit": experiment.fit,
+    }
+
+
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration."""

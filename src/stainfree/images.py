@@ -8,19 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stainfree.errors import DataError
-
-WAYS = ("pad", "crop", "resize")
-
-
-def why_not(shape: tuple[int, int], size: int | None, way: str) -> str:
-    """Return why images of `shape` cannot be brought to `size` by `way`; an empty text where they can."""
-    if size is None:
-        return ""
-    if way == "pad" and max(shape) > size:
-        return f"images of {shape[0]} x {shape[1]} are larger than {size} x {size}; set `fit: crop` or `fit: resize`"
-    if way == "crop" and min(shape) < size:
-        return f"images of {shape[0]} x {shape[1]} are smaller than {size} x {size}; set `fit: pad` or `fit: resize`"
-    return ""
+from stainfree.requirements import why_not
 
 
 def fit(images: npt.NDArray[Any], *, size: int | None, way: str) -> npt.NDArray[Any]:

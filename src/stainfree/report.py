@@ -38,7 +38,7 @@ STAIN_FREE = {"BF", "DF"}
 # A drawing larger than this is an image panel; its PNG is then the smaller of the two.
 LARGEST_SVG = 400_000
 FEW_CELLS = 30
-CHAIN = ("download", "convert", "split", "check_data", "train", "evaluate")
+CHAIN = ("download", "convert", "split", "train", "evaluate")
 BADGES = {"holds": "holds", "does not hold": "fails"}
 
 
@@ -392,7 +392,10 @@ class Report:
         rows: dict[str, dict[str, Any]] = {}
         for about in self.models:
             crop = f", crops of {about['crop']}" if about.get("crop") else ""
-            recipe = ", ".join(f"{words(key)} {_plain(value)}" for key, value in about.get("recipe", {}).items())
+            told = {key: value for key, value in about.get("recipe", {}).items() if value not in (None, False, 0, 0.0)}
+            recipe = ", ".join(
+                words(key) if value is True else f"{words(key)} {_plain(value)}" for key, value in told.items()
+            )
             row = rows.setdefault(
                 about["model"],
                 {
@@ -674,10 +677,10 @@ def notebook_page(executed: str | os.PathLike[str]) -> str:
     import nbformat
     from nbconvert import HTMLExporter
 
-    notebook: Any = nbformat.reads(Path(executed).read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+    notebook: Any = nbformat.reads(Path(executed).read_text(encoding="utf-8"), as_version=4)
     for position, cell in enumerate(notebook.cells):
         cell["id"] = f"part-{position}"  # papermill's ids are random, and the page should be the same twice
-    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+    exporter = HTMLExporter(
         # Basic is the bare body: the other templates load scripts from the network.
         template_name="basic",
         exclude_input=True,

@@ -1,54 +1,65 @@
-"""What an experiment asks of a data set: found out from the data, and refused before any training."""
+"""What the models of an experiment ask of a data set: channels, and images in a size that they can be brought to.
+
+Light to import: the workflow asks before it plans, wherever the data set is already converted, and the drawing of a
+split asks again, so that nothing is trained on cells that some model of the experiment cannot take.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
-from stainfree import cells, files, images
 from stainfree.errors import DataError
 
 
+def why_not(shape: tuple[int, int], size: int | None, way: str) -> str:
+    """Return why images of `shape` cannot be brought to `size` by `way`; an empty text where they can."""
+    if size is None:
+        return ""
+    if way == "pad" and max(shape) > size:
+        return f"images of {shape[0]} x {shape[1]} are larger than {size} x {size}; set `fit: crop` or `fit: resize`"
+    if way == "crop" and min(shape) < size:
+        return f"images of {shape[0]} x {shape[1]} are smaller than {size} x {size}; set `fit: pad` or `fit: resize`"
+    return ""
+
+
 def check(
-    cells_path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    image_shape: tuple[int, int],
+    available: Sequence[str],
     *,
+    dataset: str,
     channels: Sequence[str],
     sizes: Mapping[str, int | None],
     fit: str,
 ) -> None:
-    """Check that a cells file has the channels of an experiment, in a size that all of its models take.
+    """Check that a data set has what the models of an experiment take.
 
     Parameters
     ----------
-    cells_path
-        The cells.
-    out
-        JSON that says what was checked.
+    image_shape
+        Height and width of its images in pixels.
+    available
+        Its channels.
+    dataset
+        Its name, for the message.
     channels
         Channels that the models see.
     sizes
         Model -> side in pixels that its images are brought to; None for a model that takes any size.
     fit
-        How images are brought to that size.
+        How images are brought to that size: ``pad``, ``crop`` or ``resize``.
 
     Raises
     ------
     DataError
         In one line that says what to change.
     """
-    info = cells.read_info(cells_path)
-    info.channel_indices(channels, path=cells_path)
+    missing = [channel for channel in channels if channel not in available]
+    if missing:
+        raise DataError(
+            f"{dataset}: has no channel {', '.join(missing)}; it has {', '.join(available)}. "
+            "Change `channels` of the experiment, or choose another data set."
+        )
     for model, size in sizes.items():
-        reason = images.why_not(info.image_shape, size, fit)
+        reason = why_not(image_shape, size, fit)
         if reason:
-            raise DataError(f"{cells_path}: model {model} cannot take it: {reason} in the experiment")
-    files.write_json(
-        out,
-        {
-            "cells_sha256": info.content_sha256,
-            "image_shape": list(info.image_shape),
-            "channels": list(channels),
-            "models": dict(sizes),
-        },
-    )
+            raise DataError(f"{dataset}: model {model} cannot take it: {reason} in the experiment")

@@ -1,42 +1,6 @@
 """Scores, tables and claims: all from predictions, none from models."""
 
 
-def get_study(wildcards):
-    """What the experiment's study says, where it rebuilds one."""
-    study = get_experiment(wildcards).study
-    return f"workflow/studies/{study}.yaml" if study else []
-
-
-def get_splits(wildcards):
-    """The splits of an experiment, one per variant."""
-    return [
-        f"results/{wildcards.dataset}/{wildcards.experiment}/{variant.name}/split.parquet"
-        for variant in get_experiment(wildcards).variants
-    ]
-
-
-def get_split_variants(wildcards):
-    """The variants whose splits `get_splits` gives, in the same order."""
-    return [variant.name for variant in get_experiment(wildcards).variants]
-
-
-def get_evaluation_options(wildcards):
-    """What the tidy table of scores says of the experiment, and how its intervals are drawn."""
-    experiment = get_experiment(wildcards)
-    return {
-        "dataset": wildcards.dataset,
-        "experiment": wildcards.experiment,
-        "channels": list(experiment.channels),
-        "scheme": experiment.scheme.name,
-        "variants": {
-            variant.name: {"protocol": variant.protocol, "balancing": variant.balancing}
-            for variant in experiment.variants
-        },
-        "bootstrap": SETTINGS.bootstrap,
-        "seed": SETTINGS.seed,
-    }
-
-
 rule evaluate:
     input:
         predictions=get_trained("predictions.parquet"),
@@ -121,7 +85,9 @@ rule check_claims:
         predictions=get_main_trained("predictions.parquet"),
         embeddings=get_main_trained("embeddings.parquet"),
         shares=lambda wildcards: (
-            "results/{dataset}/{experiment}/saliency/shares.csv" if get_experiment(wildcards).explain else []
+            "results/{dataset}/{experiment}/saliency/shares.csv"
+            if get_experiment(wildcards).explain
+            else []
         ),
     output:
         csv=report(

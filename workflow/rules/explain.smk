@@ -1,14 +1,6 @@
 """Explanations: saliency maps and the map of an embedding, as data."""
 
 
-def get_mapped(wildcards):
-    """The training whose embedding is mapped: the pair that the study picked, or the first loss of the model."""
-    experiment = get_experiment(wildcards)
-    model = experiment.explain["embedding"]
-    published = get_published_pairs(experiment)
-    return get_main_variant(experiment), model, published.get(model, experiment.losses_of(model)[0])
-
-
 rule saliency:
     input:
         cells="data/{dataset}.h5",
@@ -36,7 +28,9 @@ rule saliency:
             "classes": get_experiment(wildcards).explain["classes"],
             "seed": SETTINGS.seed,
         },
-        code=lambda wildcards: get_code("saliency", "explain", *get_families(get_experiment(wildcards))),
+        code=lambda wildcards: get_code(
+            "saliency", "explain", *get_families(get_experiment(wildcards))
+        ),
     message:
         "Explain test cells of {wildcards.dataset} by the models of {wildcards.experiment}"
     script:

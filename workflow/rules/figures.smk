@@ -1,42 +1,5 @@
 """Figures: numbers in, pictures out, each as SVG and PNG."""
 
-CONFUSIONS = {
-    "confusion_train": {"subset": "train"},
-    "confusion_test": {"subset": "test"},
-    "confusion_test_all": {"subset": "test", "all_losses": True},
-}
-
-
-def get_saliency_figures(experiment):
-    """Names of the saliency figures of an experiment, and what each shows."""
-    return {
-        f"saliency_{cell_class.lower().replace(' ', '_')}_{outcome}": {"cell_class": cell_class, "outcome": outcome}
-        for cell_class in experiment.explain["classes"]
-        for outcome in ("wrong", "right")
-    }
-
-
-def get_figures(experiment):
-    """All figure files of an experiment."""
-    names = ["examples", "architecture", "curves"]
-    names += [name for name, shown in CONFUSIONS.items() if shown["subset"] in experiment.subsets]
-    pages = []
-    if experiment.explain:
-        names += [*get_saliency_figures(experiment), "embedding"]
-        pages = ["embedding/map.html"]
-    return [f"figures/{name}.{kind}" for name in names for kind in ("svg", "png")] + pages
-
-
-def shown(name, title):
-    """The SVG of a figure, with its place in the report that snakemake makes."""
-    return report(
-        f"results/{{dataset}}/{{experiment}}/figures/{name}.svg",
-        caption=f"../report/{name}.rst",
-        category="{dataset}: {experiment}",
-        subcategory="Figures",
-        labels={"figure": title},
-    )
-
 
 rule plot_examples:
     input:
@@ -126,7 +89,9 @@ rule plot_confusion:
             shown("confusion_test", "confusion matrices, test"),
             shown("confusion_test_all", "confusion matrices, all pairs"),
         ],
-        png=expand("results/{{dataset}}/{{experiment}}/figures/{name}.png", name=CONFUSIONS),
+        png=expand(
+            "results/{{dataset}}/{{experiment}}/figures/{name}.png", name=CONFUSIONS
+        ),
     log:
         "logs/plot_confusion/{dataset}/{experiment}.log",
     benchmark:
@@ -160,12 +125,12 @@ rule plot_saliency:
             labels={"figure": "{figure}"},
         ),
         png="results/{dataset}/{experiment}/figures/{figure}.png",
-    wildcard_constraints:
-        figure="saliency_[a-z0-9_]+_(right|wrong)",
     log:
         "logs/plot_saliency/{dataset}/{experiment}/{figure}.log",
     benchmark:
         "logs/plot_saliency/{dataset}/{experiment}/{figure}.benchmark.tsv"
+    wildcard_constraints:
+        figure="saliency_[a-z0-9_]+_(right|wrong)",
     conda:
         "../../envs/figures.yaml"
     threads: 1
@@ -174,8 +139,12 @@ rule plot_saliency:
         runtime=10,
     params:
         judge=lambda wildcards: get_experiment(wildcards).explain["judge"],
-        models=lambda wildcards: [entry.name for entry in get_experiment(wildcards).models],
-        shows=lambda wildcards: get_saliency_figures(get_experiment(wildcards))[wildcards.figure],
+        models=lambda wildcards: [
+            entry.name for entry in get_experiment(wildcards).models
+        ],
+        shows=lambda wildcards: get_saliency_figures(get_experiment(wildcards))[
+            wildcards.figure
+        ],
         code=get_code("plot_saliency", "figures"),
     message:
         "Draw {wildcards.figure} of {wildcards.experiment} ({wildcards.dataset})"
@@ -186,7 +155,9 @@ rule plot_saliency:
 rule plot_embedding:
     input:
         coordinates=lambda wildcards: "results/{}/{}/embedding/{}.parquet".format(
-            wildcards.dataset, wildcards.experiment, get_experiment(wildcards).explain["embedding"]
+            wildcards.dataset,
+            wildcards.experiment,
+            get_experiment(wildcards).explain["embedding"],
         ),
     output:
         svg=shown("embedding", "map of the embedding"),

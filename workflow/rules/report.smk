@@ -1,40 +1,5 @@
 """The report of each experiment, and the front page over all of them."""
 
-import dataclasses
-import json
-
-
-def get_results(wildcards):
-    """All that a report shows."""
-    experiment = get_experiment(wildcards)
-    files = ["metrics.csv", *(f"tables/{name}.csv" for name in ("class_counts", "balanced_accuracy", "scores"))]
-    files += ["claims.csv"] if experiment.study else []
-    files += get_figures(experiment)
-    return [f"results/{wildcards.dataset}/{wildcards.experiment}/{file}" for file in files]
-
-
-def get_report_parameters(wildcards):
-    """Parameters of the report's notebook."""
-    experiment = get_experiment(wildcards)
-    return {
-        "dataset": wildcards.dataset,
-        "experiment": wildcards.experiment,
-        "results": "results",
-        "data_report": f"data/{wildcards.dataset}.json",
-        "study": f"workflow/studies/{experiment.study}.yaml" if experiment.study else "",
-        "logs": "logs",
-        "config": json.dumps(
-            {
-                "dataset": {wildcards.dataset: SETTINGS.datasets[wildcards.dataset]},
-                "seed": SETTINGS.seed,
-                "training": {"threads": SETTINGS.threads, "device": SETTINGS.device},
-                "evaluation": {"bootstrap": SETTINGS.bootstrap},
-                "experiment": dataclasses.asdict(experiment),
-            },
-            default=str,
-        ),
-    }
-
 
 rule report:
     input:
@@ -71,7 +36,11 @@ rule report:
 
 rule index:
     input:
-        reports=expand("results/{dataset}/{experiment}/report.html", dataset=SETTINGS.dataset, experiment=SETTINGS.build),
+        reports=expand(
+            "results/{dataset}/{experiment}/report.html",
+            dataset=SETTINGS.dataset,
+            experiment=SETTINGS.build,
+        ),
     output:
         html="results/index.html",
     log:
@@ -85,7 +54,7 @@ rule index:
         mem_mb=1000,
         runtime=10,
     params:
-        results="results",
+        results=lambda wildcards, output: str(Path(output.html).parent),
         data="data",
         code=get_code("index", "report"),
     message:

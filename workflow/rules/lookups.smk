@@ -1,0 +1,259 @@
+"""What rules ask of the config: files of an experiment, settings of a step, digests of its code."""
+
+import dataclasses
+import json
+
+
+def get_experiment(wildcards):
+    """The experiment that the wildcards name."""
+    return SETTINGS.experiments[wildcards.experiment]
+
+
+def get_code(step, environment, *plugins):
+    """Digest of the code and the package versions behind a step (see stainfree.staleness)."""
+    return staleness.code_digest(
+        ROOT / "scripts" / f"{step}.py",
+        plugins=plugins,
+        environment=ROOT / "envs" / f"{environment}.yaml",
+        lock=ROOT / "requirements.lock",
+    )
+
+
+def get_families(experiment):
+    """Files of the model families of an experiment."""
+    return [models.family_path(entry.family) for entry in experiment.models]
+
+
+def get_pairs(wildcards):
+    """All (variant, model, loss) of an experiment."""
+    return [list(pair) for pair in get_experiment(wildcards).pairs()]
+
+
+def get_main_variant(experiment):
+    """The variant that figures show: the first."""
+    return experiment.variants[0].name
+
+
+def get_main_pairs(experiment):
+    """The (variant, model, loss) of the variant that figures show."""
+    return [
+        list(pair)
+        for pair in experiment.pairs()
+        if pair[0] == get_main_variant(experiment)
+    ]
+
+
+def get_published_pairs(experiment):
+    """Model -> the loss that the experiment's study picked for it."""
+    if not experiment.study:
+        return {}
+    return configuration.read_yaml(
+        ROOT / "workflow" / "studies" / f"{experiment.study}.yaml"
+    ).get("published_pairs", {})
+
+
+def get_trained(name, pairs=get_pairs):
+    """An input function: the file `name` of every training that `pairs` gives for the wildcards."""
+    return lambda wildcards: [
+        f"results/{wildcards.dataset}/{wildcards.experiment}/{variant}/{model}/{loss}/{name}"
+        for variant, model, loss in pairs(wildcards)
+    ]
+
+
+def get_main_trained(name):
+    """An input function: the file `name` of every training of the variant that figures show."""
+    return get_trained(
+        name, lambda wildcards: get_main_pairs(get_experiment(wildcards))
+    )
+
+
+def get_main_split(wildcards):
+    """The split of the variant that figures show."""
+    variant = get_main_variant(get_experiment(wildcards))
+    return f"results/{wildcards.dataset}/{wildcards.experiment}/{variant}/split.parquet"
+
+
+def get_kind(wildcards):
+    """The file that reads the data set's kind of source."""
+    return (
+        ROOT
+        / "src"
+        / "stainfree"
+        / "datasets"
+        / f"{SETTINGS.datasets[wildcards.dataset]['kind']}.py"
+    )
+
+
+def get_downloaded(wildcards):
+    """The manifest of the source's files, for a data set that has any to fetch."""
+    if SETTINGS.datasets[wildcards.dataset].get("files"):
+        return "data/raw/{dataset}.json"
+    return []
+
+
+def get_plan(wildcards):
+    """All that decides a training, as plain values (see stainfree.training.Plan)."""
+    experiment = get_experiment(wildcards)
+    return {
+        "dataset": wildcards.dataset,
+        "experiment": wildcards.experiment,
+        "variant": wildcards.variant,
+        "model": dataclasses.asdict(experiment.model(wildcards.model)),
+        "loss": wildcards.loss,
+        "channels": list(experiment.channels),
+        "scheme": dataclasses.asdict(experiment.scheme),
+        "fit": experiment.fit,
+        "seeds": list(experiment.seeds),
+        "subsets": list(experiment.subsets),
+        "code": get_training_code(wildcards),
+        "threads": SETTINGS.threads,
+        "device": SETTINGS.device,
+    }
+
+
+def get_training_code(wildcards):
+    """Digest of the training's code: the loop, this model's family and this loss, no other."""
+    entry = get_experiment(wildcards).model(wildcards.model)
+    return get_code(
+        "train",
+        "train",
+        models.family_path(entry.family),
+        losses.loss_path(wildcards.loss),
+    )
+
+
+def get_study(wildcards):
+    """What the experiment's study says, where it rebuilds one."""
+    study = get_experiment(wildcards).study
+    return f"workflow/studies/{study}.yaml" if study else []
+
+
+def get_splits(wildcards):
+    """The splits of an experiment, one per variant."""
+    return [
+        f"results/{wildcards.dataset}/{wildcards.experiment}/{variant.name}/split.parquet"
+        for variant in get_experiment(wildcards).variants
+    ]
+
+
+def get_split_variants(wildcards):
+    """The variants whose splits `get_splits` gives, in the same order."""
+    return [variant.name for variant in get_experiment(wildcards).variants]
+
+
+def get_evaluation_options(wildcards):
+    """What the tidy table of scores says of the experiment, and how its intervals are drawn."""
+    experiment = get_experiment(wildcards)
+    return {
+        "dataset": wildcards.dataset,
+        "experiment": wildcards.experiment,
+        "channels": list(experiment.channels),
+        "scheme": experiment.scheme.name,
+        "variants": {
+            variant.name: {"protocol": variant.protocol, "balancing": variant.balancing}
+            for variant in experiment.variants
+        },
+        "bootstrap": SETTINGS.bootstrap,
+        "seed": SETTINGS.seed,
+    }
+
+
+def get_mapped(wildcards):
+    """The training whose embedding is mapped: the pair that the study picked, or the first loss of the model."""
+    experiment = get_experiment(wildcards)
+    model = experiment.explain["embedding"]
+    published = get_published_pairs(experiment)
+    return (
+        get_main_variant(experiment),
+        model,
+        published.get(model, experiment.losses_of(model)[0]),
+    )
+
+
+CONFUSIONS = {
+    "confusion_train": {"subset": "train"},
+    "confusion_test": {"subset": "test"},
+    "confusion_test_all": {"subset": "test", "all_losses": True},
+}
+
+
+def get_saliency_figures(experiment):
+    """Names of the saliency figures of an experiment, and what each shows."""
+    return {
+        f"saliency_{cell_class.lower().replace(' ', '_')}_{outcome}": {
+            "cell_class": cell_class,
+            "outcome": outcome,
+        }
+        for cell_class in experiment.explain["classes"]
+        for outcome in ("wrong", "right")
+    }
+
+
+def get_figures(experiment):
+    """All figure files of an experiment."""
+    names = ["examples", "architecture", "curves"]
+    names += [
+        name
+        for name, shown in CONFUSIONS.items()
+        if shown["subset"] in experiment.subsets
+    ]
+    pages = []
+    if experiment.explain:
+        names += [*get_saliency_figures(experiment), "embedding"]
+        pages = ["embedding/map.html"]
+    return [
+        f"figures/{name}.{kind}" for name in names for kind in ("svg", "png")
+    ] + pages
+
+
+def shown(name, title):
+    """The SVG of a figure, with its place in the report that snakemake makes."""
+    return report(
+        f"results/{{dataset}}/{{experiment}}/figures/{name}.svg",
+        caption=f"../report/{name}.rst",
+        category="{dataset}: {experiment}",
+        subcategory="Figures",
+        labels={"figure": title},
+    )
+
+
+def get_results(wildcards):
+    """All that a report shows."""
+    experiment = get_experiment(wildcards)
+    files = [
+        "metrics.csv",
+        *(
+            f"tables/{name}.csv"
+            for name in ("class_counts", "balanced_accuracy", "scores")
+        ),
+    ]
+    files += ["claims.csv"] if experiment.study else []
+    files += get_figures(experiment)
+    return [
+        f"results/{wildcards.dataset}/{wildcards.experiment}/{file}" for file in files
+    ]
+
+
+def get_report_parameters(wildcards):
+    """Parameters of the report's notebook."""
+    experiment = get_experiment(wildcards)
+    return {
+        "dataset": wildcards.dataset,
+        "experiment": wildcards.experiment,
+        "results": "results",
+        "data_report": f"data/{wildcards.dataset}.json",
+        "study": (
+            f"workflow/studies/{experiment.study}.yaml" if experiment.study else ""
+        ),
+        "logs": "logs",
+        "config": json.dumps(
+            {
+                "dataset": {wildcards.dataset: SETTINGS.datasets[wildcards.dataset]},
+                "seed": SETTINGS.seed,
+                "training": {"threads": SETTINGS.threads, "device": SETTINGS.device},
+                "evaluation": {"bootstrap": SETTINGS.bootstrap},
+                "experiment": dataclasses.asdict(experiment),
+            },
+            default=str,
+        ),
+    }
