@@ -57,29 +57,20 @@ def make_cells(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def copy_project(to: Path) -> Path:
+    """Copy what a run of the workflow needs."""
+    to.mkdir(parents=True)
+    for name in ("Snakefile", "config.yaml", "requirements.lock"):
+        shutil.copy2(ROOT / name, to / name)
+    for name in ("workflow", "envs", "scripts", "src", "notebooks", "profiles"):
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return to
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project to run workflows in and to change."""
-    copy = tmp_path / "project"
-    kept = [
-        "Snakefile",
-        "config.yaml",
-        "requirements.lock",
-        "workflow",
-        "envs",
-        "scripts",
-        "src",
-        "notebooks",
-        "profiles",
-    ]
-    copy.mkdir()
-    for name in kept:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, copy / name)
-    return copy
+    return copy_project(tmp_path / "project")
 
 
 def snakemake(

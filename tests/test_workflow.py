@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, snakemake
+from conftest import copy_project, snakemake
 
 SMALL = {"datasets": {"simulated": {"n_cells": 420}}, "evaluation": {"bootstrap": 100}}
 RESULTS = Path("results/simulated/espinosa")
@@ -38,14 +38,7 @@ def trainings(jobs: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which plain `snakemake` has run to the end on few simulated cells."""
-    project = tmp_path_factory.mktemp("finished") / "project"
-    project.mkdir()
-    for name in "Snakefile config.yaml requirements.lock workflow envs scripts src notebooks profiles".split():
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, project / name)
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
     configure(project)
     run = snakemake(project)
     (project / "first-run.log").write_text(run.stdout)
@@ -61,13 +54,11 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 class TestTheWholeChain:
     def test_every_file_of_the_contract_is_there(self, finished: Path) -> None:
-        there = {
-            str(path.relative_to(finished / RESULTS)) for path in (finished / RESULTS).rglob("*") if path.is_file()
-        }
-        figures = (
-            "examples architecture curves confusion_train confusion_test confusion_test_all embedding "
-            "saliency_interphase_wrong saliency_interphase_right saliency_telophase_wrong saliency_telophase_right"
-        ).split()
+        folder = finished / RESULTS
+        there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        figures = ["examples", "architecture", "curves", "confusion_train", "confusion_test", "confusion_test_all"]
+        figures += [f"saliency_{c}_{outcome}" for c in ("interphase", "telophase") for outcome in ("wrong", "right")]
+        figures.append("embedding")
         expected = {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")}
         expected |= {f"tables/{name}.csv" for name in ("class_counts", "balanced_accuracy", "scores", "chosen_losses")}
         expected |= {"metrics.csv", "claims.csv", "report.html", "holdout/split.parquet", "embedding/map.html"}
