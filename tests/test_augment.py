@@ -52,6 +52,28 @@ def test_both_ways_to_cut_a_batch_agree(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(by_group[0], by_gather[0])
 
 
+def test_memory_given_holds_the_batch_and_changes_nothing() -> None:
+    images = numbered(200, 8)
+    memory = torch.full((210, 1, 6, 6), -1.0)
+
+    def batch(memory: torch.Tensor | None) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(5)
+        return augmented_batch(
+            images,
+            torch.arange(200),
+            crop=6,
+            flip=True,
+            normalisation=Normalisation((3.0,), (7.0,)),
+            generator=generator,
+            memory=memory,
+        )[0]
+
+    found = batch(memory)
+    assert found.data_ptr() == memory.data_ptr()
+    assert torch.equal(found, batch(None))
+    assert (memory[200:] == -1).all()
+
+
 def test_flips_and_corners_are_drawn_evenly() -> None:
     top, left, upside_down, mirrored = augment.random_views(
         20_000, (66, 66), crop=64, flip=True, generator=torch.Generator().manual_seed(0)
@@ -71,9 +93,10 @@ def test_without_crop_and_flip_the_images_come_as_they_are() -> None:
 
 
 def test_centre_batch_cuts_the_middle() -> None:
-    images = numbered(2, 6)
-    batch = centre_batch(images, torch.tensor([1]), crop=2, normalisation=PLAIN)
-    assert torch.equal(batch[0, 0], images[1, 0, 2:4, 2:4].float())
+    images = numbered(150, 6)
+    rows = torch.arange(149, 0, -1)  # more than are cut at once
+    batch = centre_batch(images, rows, crop=2, normalisation=Normalisation((2.0,), (4.0,)))
+    torch.testing.assert_close(batch, (images[rows, :, 2:4, 2:4].float() - 2) / 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])

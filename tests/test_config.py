@@ -116,6 +116,12 @@ def test_all_mistakes_are_told_at_once(config: dict[str, Any]) -> None:
     assert len(str(caught.value).split("\n")) == 2
 
 
+def test_options_of_a_data_set_are_numbers_where_they_read_as_numbers(config: dict[str, Any]) -> None:
+    put(config, "datasets", {"simulated": {"n_cells": "300", "layout": "{source}/{folder}.tif"}})
+    told = configuration.check(config, workflow=WORKFLOW).datasets["simulated"]
+    assert (told["n_cells"], told["layout"]) == (300, "{source}/{folder}.tif")
+
+
 def test_merging_changes_neither_side() -> None:
     base = {"a": {"b": 1, "c": [1]}, "d": 2}
     assert configuration.merge(base, {"a": {"b": 3}}) == {"a": {"b": 3, "c": [1]}, "d": 2}

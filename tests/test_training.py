@@ -97,9 +97,7 @@ def test_the_best_step_on_validation_is_kept(made: tuple[Path, Path], tmp_path: 
 
 def test_normalisation_and_weights_come_from_training_cells_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
     cells_path, split_path = made
-    data = training.load(
-        cells_path, split_path, channels=["BF"], size=66, fit="pad", device=torch.device("cpu")
-    )
+    data = training.load(cells_path, split_path, channels=["BF"], size=66, fit="pad", device=torch.device("cpu"))
     chosen, rows = data.select(0, "train")
     run(made, tmp_path / "out", plan_of())
     part = files.read_json(tmp_path / "out" / "model.json")["parts"][0]
@@ -174,9 +172,7 @@ def test_a_trained_part_is_rebuilt_from_its_files(made: tuple[Path, Path], tmp_p
     told = predictions.read(tmp_path / "out" / "predictions.parquet").set_index("cell_id")
     ids = cells.read_table(made[0])["cell_id"]
     probabilities = model.predict(cells.read_images(made[0], channels=model.channels))
-    np.testing.assert_allclose(
-        probabilities, told.loc[ids, [f"p_{c}" for c in model.classes]].to_numpy(), atol=1e-5
-    )
+    np.testing.assert_allclose(probabilities, told.loc[ids, [f"p_{c}" for c in model.classes]].to_numpy(), atol=1e-5)
     with pytest.raises(DataError, match="no part of fold 3"):
         trained.load(tmp_path / "out", fold=3, seed=0)
     (tmp_path / "out" / "weights" / "fold0-seed0.safetensors").write_bytes(b"x")

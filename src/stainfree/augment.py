@@ -44,8 +44,9 @@ class Normalisation:
     def apply(self, x: Tensor) -> Tensor:
         """Normalise `x` (n, channel, y, x) float32 in place."""
         mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=x.dtype, device=x.device)[:, None, None]
-        return x.sub_(mean).div_(std)
+        # Measured: to multiply takes half as long as to divide.
+        scale = torch.tensor([1 / std for std in self.std], dtype=x.dtype, device=x.device)[:, None, None]
+        return x.sub_(mean).mul_(scale)
 
 
 def centre_batch(images: Tensor, rows: Tensor, *, crop: int | None, normalisation: Normalisation) -> Tensor:
@@ -56,7 +57,7 @@ def centre_batch(images: Tensor, rows: Tensor, *, crop: int | None, normalisatio
     batch = torch.empty((len(rows), images.shape[1], *side), dtype=torch.float32, device=images.device)
     at_once = _CELLS_AT_ONCE if images.device.type == "cpu" else max(1, len(rows))
     for out, chunk in zip(batch.split(at_once), rows.to(images.device).split(at_once), strict=True):
-        normalisation.apply(out.copy_(images.index_select(0, chunk)[:, :, above : above + side[0], left : left + side[1]]))
+        normalisation.apply(out.copy_(images[chunk][:, :, above : above + side[0], left : left + side[1]]))
     return batch
 
 
@@ -131,12 +132,21 @@ def augmented_batch(
             group = slice(start, start + count)
             for part, chunk in zip(out[group].split(_CELLS_AT_ONCE), rows[group].split(_CELLS_AT_ONCE), strict=True):
                 block = images.index_select(0, chunk)[:, :, y : y + side[0], x : x + side[1]]
-                normalisation.apply(part.copy_(block.flip(axes) if axes else block))
+                normalisation.apply(part.copy_(_flip(block, axes)))
             start += count
     else:
         _gather(images, rows, top[order], left[order], upside_down[order], mirrored[order], out)
         normalisation.apply(out)
     return out, rows
+
+
+def _flip(images: Tensor, axes: list[int]) -> Tensor:
+    """Return `images` flipped along `axes`."""
+    if not axes:
+        return images
+    if images.dtype == torch.uint16:  # torch flips signed numbers four times as fast, and a flip changes no bits
+        return images.view(torch.int16).flip(axes).view(torch.uint16)
+    return images.flip(axes)
 
 
 def _gather(

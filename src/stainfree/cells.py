@@ -305,7 +305,7 @@ def read_images(
         out = np.empty((n_cells, len(indices), *info.image_shape), dtype=images.dtype)
         if rows is None:
             for k, index in enumerate(indices):
-                out[:, k] = images[:, index]
+                images.read_direct(out, np.s_[:, index], np.s_[:, k])  # without a copy in between
             return out
         # HDF5 wants increasing positions; whole chunks are read and the asked rows picked in memory.
         order = np.argsort(rows, kind="stable")

@@ -83,6 +83,13 @@ def coerce(value: Any, schema: Mapping[str, Any], *, root: Mapping[str, Any] | N
         return read
     if kind == "string" and isinstance(value, bool | int | float):
         return str(value)
+    if not schema and isinstance(value, str):
+        # No type is asked for, as in the options of a data set: a text that reads as a number or as true is one.
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return read if isinstance(read, bool | int | float) else value
     return value
 
 

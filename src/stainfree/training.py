@@ -234,6 +234,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
         step, best_step, best, history = (values[key] for key in ("step", "best_step", "best", "history"))
         logger.info("%s: going on at step %s", name, step)
     saved = said = time.perf_counter()
+    memory = torch.empty((-(-len(train_rows) // batches), len(plan.channels), input_size, input_size), device=device)
 
     # --- the loop
     while step < recipe.epochs * batches and not (recipe.patience and step - best_step >= recipe.patience):
@@ -246,6 +247,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
             flip=recipe.flip,
             normalisation=normalisation,
             generator=generator,
+            memory=memory,
         )
         target = target_of[rows].to(device)
         logits = module(batch.contiguous(memory_format=torch.channels_last))

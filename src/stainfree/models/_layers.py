@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 # Elements of a feature map that are worked on at once: 4 MiB of float32, which a core's cache holds.
 _CHUNK = 2**20
+# Elements of the feature maps that are kept for the way back: 256 MiB of float32. More of them are computed again.
+_KEPT = 2**26
 _one_by_one: ContextVar[bool] = ContextVar("one_by_one", default=False)
 
 
@@ -102,6 +104,11 @@ def _rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).view(n * height, width * channels)
 
 
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, padding: int) -> Tensor:
+    """Return the convolution of `x` in channels-last layout."""
+    return F.conv2d(x, kernel, bias, padding=padding).contiguous(memory_format=torch.channels_last)
+
+
 def _joint_moments(parts: list[tuple[Tensor, Tensor]], cells: list[int]) -> tuple[Tensor, Tensor]:
     """Join the means and variances (w, c) of chunks of so many `cells` to those (c,) of all, in float64.
 
@@ -123,8 +130,8 @@ class ConvNormPool(torch.autograd.Function):
         weight / std * (g where y was the largest of its window - (sum(g) + z sum(g z)) / M)
 
     (Ioffe, Szegedy 2015, section 3; the sums run over the pooled map alone, since g is 0 elsewhere). All is done in
-    chunks of cells that fit the cache, and y is the only large map that is kept. Where several values of a window are
-    the largest, g goes to the first of them.
+    chunks of cells that fit the cache. Of the large maps only y is kept; where it is too large to keep, it is computed
+    twice. Where several values of a window are the largest, g goes to the first of them.
     """
 
     @staticmethod
@@ -164,19 +171,21 @@ class ConvNormPool(torch.autograd.Function):
         cells = _cells_per_chunk(channels, height, width)
         kernel = _channels_last(kernel)
         pooled = x.new_empty((len(x), height // pool, width // pool, channels)).permute(0, 3, 1, 2)
-        maps, where, moments = [], [], []
+        keep = len(x) * channels * height * width <= _KEPT
+        maps: list[Tensor | None] = []
+        where, moments = [], []
         for chunk, out in zip(x.split(cells), pooled.split(cells), strict=True):
-            y = F.conv2d(chunk, kernel, bias, padding=padding).contiguous(memory_format=torch.channels_last)
+            y = _convolve(chunk, kernel, bias, padding)
             largest, position = F.max_pool2d(y, pool, return_indices=True)
             out.copy_(largest)
-            maps.append(y)
+            maps.append(y if keep else None)
             where.append(position)
             of_rows = torch.batch_norm_update_stats(_rows(y), None, None, 0.0)
             moments.append((of_rows[0].view(width, channels), of_rows[1].view(width, channels)))
-        mean, variance = (m.to(x.dtype) for m in _joint_moments(moments, [len(y) for y in maps]))
+        mean, variance = (m.to(x.dtype) for m in _joint_moments(moments, [len(position) for position in where]))
         scale = (variance + eps).rsqrt()
         normal = pooled.sub_(mean[:, None, None]).mul_(scale[:, None, None])
-        ctx.save_for_backward(x, kernel, weight, mean, scale, normal, *maps, *where)
+        ctx.save_for_backward(x, kernel, bias, weight, mean, scale, normal, *maps, *where)
         ctx.settings = cells, padding, pool
         ctx.mark_non_differentiable(mean, variance)
         return normal * weight[:, None, None] + shift[:, None, None], mean, variance
@@ -185,7 +194,7 @@ class ConvNormPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, kernel, bias (0: the norm takes any constant away), weight and shift."""
-        x, kernel, weight, mean, scale, normal, *kept = ctx.saved_tensors
+        x, kernel, bias, weight, mean, scale, normal, *kept = ctx.saved_tensors
         maps, where = kept[: len(kept) // 2], kept[len(kept) // 2 :]
         cells, padding, pool = ctx.settings
         of_shift = gradient.sum((0, 2, 3))
@@ -201,6 +210,8 @@ class ConvNormPool(torch.autograd.Function):
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for index, y in enumerate(maps):
             chunk = slice(index * cells, (index + 1) * cells)
+            if y is None:
+                y = _convolve(x[chunk], kernel, bias, padding)
             of_y = torch.ops.aten.max_pool2d_with_indices_backward(
                 at_largest[chunk], y, [pool, pool], [pool, pool], [0, 0], [1, 1], False, where[index]
             )
@@ -212,7 +223,7 @@ class ConvNormPool(torch.autograd.Function):
             of_kernel += of_kernel_here
             if of_x is not None:
                 of_x[chunk] = of_chunk
-        return of_x, of_kernel, torch.zeros_like(mean), of_weight, of_shift, None, None, None
+        return of_x, of_kernel, torch.zeros_like(bias), of_weight, of_shift, None, None, None
 
 
 class ConvBlock(nn.Module):
@@ -236,6 +247,10 @@ class ConvBlock(nn.Module):
             return self.relu(self.pool(self.norm(self.conv(x))))
         return self.relu(self._train(x) if self.training else self._evaluate(x))
 
+    def _running(self) -> tuple[Tensor, Tensor]:
+        """Return the norm's running mean and variance, each (out_channels,)."""
+        return cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
+
     def _train(self, x: Tensor) -> Tensor:
         """Normalise by the batch at hand, and count it in the running statistics."""
         norm = self.norm
@@ -244,7 +259,7 @@ class ConvBlock(nn.Module):
         pooled, mean, variance = ConvNormPool.apply(
             x,
             self.conv.kernel() * mirror[:, None, None, None],
-            self.conv.bias * mirror,
+            cast(Tensor, self.conv.bias) * mirror,
             norm.weight * mirror,
             norm.bias,
             self.padding,
@@ -252,17 +267,19 @@ class ConvBlock(nn.Module):
             norm.eps,
         )
         values = len(x) * x.shape[2] * x.shape[3]
-        norm.running_mean.lerp_(mean * mirror, norm.momentum)
-        norm.running_var.lerp_(variance * values / (values - 1), norm.momentum)
-        norm.num_batches_tracked.add_(1)
+        running_mean, running_variance = self._running()
+        momentum = cast(float, norm.momentum)
+        running_mean.lerp_(mean * mirror, momentum)
+        running_variance.lerp_(variance * values / (values - 1), momentum)
+        cast(Tensor, norm.num_batches_tracked).add_(1)
         return pooled
 
     def _evaluate(self, x: Tensor) -> Tensor:
         """Normalise by the running statistics, which make the norm a part of the convolution."""
-        norm = self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        running_mean, running_variance = self._running()
+        scale = self.norm.weight * (running_variance + self.norm.eps).rsqrt()
         kernel = _channels_last(self.conv.kernel() * scale[:, None, None, None])
-        bias = (self.conv.bias - norm.running_mean) * scale + norm.bias
+        bias = (cast(Tensor, self.conv.bias) - running_mean) * scale + self.norm.bias
         cells = _cells_per_chunk(len(scale), *x.shape[2:])
         chunks = [self.pool(F.conv2d(chunk, kernel, bias, padding=self.padding)) for chunk in x.split(cells)]
         return torch.cat(chunks)

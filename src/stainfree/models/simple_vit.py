@@ -125,7 +125,8 @@ class Model(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Map (n, channels, y, x) to (n, width)."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions  # (n, tokens, width)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             tokens = tokens + attention(tokens)
             tokens = tokens + feed_forward(tokens)
         return self.norm(tokens.mean(dim=1))
