@@ -12,6 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: run test lint format lock setup clean
 
 run: setup
+	@$(BIN)/python -m stainfree.restart
 	@$(BIN)/snakemake
 	@echo "Done. Open results/index.html in a browser: it leads to the report, its figures and its tables."
 

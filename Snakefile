@@ -26,7 +26,17 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+# Quick, and only the run that was asked knows for which reports the front page waits.
+localrules:
+    index,
+
+
 rule all:
     default_target: True
     input:
         "results/index.html",
+        expand(
+            "results/{dataset}/{experiment}/report.html",
+            dataset=SETTINGS.dataset,
+            experiment=SETTINGS.build,
+        ),

@@ -47,6 +47,10 @@ class Step:
 
     def _open_log(self, path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A process that outlived its snakemake may still write to the old one.
+        path.unlink(missing_ok=True)
+        # A line that finds no room on a full disk is lost; the error that says so is told on the terminal.
+        logging.raiseExceptions = False
         file = logging.FileHandler(path, mode="w", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         terminal = logging.StreamHandler()
@@ -59,10 +63,12 @@ class Step:
         sys.excepthook = self._tell
 
     def _tell(self, kind, error, traceback):
+        from stainfree import files
         from stainfree.errors import StainfreeError
 
-        if issubclass(kind, StainfreeError):
-            logging.getLogger("error").error("Error: %s", " ".join(str(error).split("\n")))
+        line = str(error) if issubclass(kind, StainfreeError) else files.explain(error)
+        if line is not None:
+            logging.getLogger("error").error("Error: %s", " ".join(line.split("\n")))
         else:
             logging.getLogger("error").error("Unexpected error", exc_info=(kind, error, traceback))
 

@@ -8,8 +8,8 @@ from stainfree import claims
 
 with step:
     claims.run(
-        step.input.get("study"),
+        step.input.study,
         models=step.input.models,
-        shares=step.input.get("shares"),
+        shares=step.input.shares or None,
         out=step.output.csv,
     )

@@ -1,4 +1,4 @@
-"""Lay out the test embeddings of one part of a training in three dimensions."""
+"""Lay out the test embeddings of one part of a model's chosen training in three dimensions."""
 
 from _step import Step
 
@@ -7,4 +7,10 @@ step = Step(snakemake)  # opens the log before anything heavy is imported
 from stainfree.explain import embedding
 
 with step:
-    embedding.embed(step.input.embeddings, out=step.output.embedding, **step.params.options)
+    embedding.embed_chosen(
+        step.input.embeddings,
+        step.input.chosen,
+        pairs=step.params.pairs,
+        out=step.output.embedding,
+        **step.params.options,
+    )

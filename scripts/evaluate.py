@@ -11,7 +11,7 @@ with step:
         step.input.predictions,
         pairs=step.params.pairs,
         split_paths=dict(zip(step.params.split_variants, step.input.splits, strict=True)),
-        study=step.input.get("study"),
+        study=step.input.study or None,
         out=step.output.metrics,
         chosen=step.output.chosen,
         **step.params.options,

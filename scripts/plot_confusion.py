@@ -1,4 +1,4 @@
-"""Draw the confusion matrices of an experiment: one figure per entry of `figures`."""
+"""Draw the confusion matrices of one subset: of the chosen losses, or of all."""
 
 from _step import Step
 
@@ -7,5 +7,11 @@ step = Step(snakemake)  # opens the log before anything heavy is imported
 from stainfree.figures import confusion
 
 with step:
-    for figure, svg, png in zip(step.params.figures, step.output.svg, step.output.png, strict=True):
-        confusion.plot(step.input.predictions, step.input.chosen, pairs=step.params.pairs, svg=svg, png=png, **figure)
+    confusion.plot(
+        step.input.predictions,
+        step.input.chosen,
+        pairs=step.params.pairs,
+        svg=step.output.svg,
+        png=step.output.png,
+        **step.params.shows,
+    )

@@ -9,8 +9,9 @@ from stainfree.figures import embedding
 with step:
     embedding.plot(
         step.input.coordinates,
+        step.input.chosen,
+        pairs=step.params.pairs,
         classes=step.params.classes,
-        model=step.params.model,
         svg=step.output.svg,
         png=step.output.png,
         html_page=step.output.html,

@@ -10,8 +10,9 @@ with step:
     saliency.plot(
         step.input.maps,
         step.input.cells,
+        step.input.chosen,
+        pairs=step.params.pairs,
         judge=step.params.judge,
-        models=step.params.models,
         svg=step.output.svg,
         png=step.output.png,
         **step.params.shows,

@@ -9,7 +9,8 @@ from stainfree.explain import saliency
 with step:
     saliency.explain(
         step.input.cells,
-        saliency.shown_losses(step.input.chosen, step.input.models),
+        step.input.models,
+        step.input.chosen,
         maps=step.output.maps,
         picked=step.output.cells,
         shares=step.output.shares,

@@ -1,4 +1,4 @@
-"""Lay out the tables of the study: cells per class, balanced accuracy, all scores."""
+"""Lay out the tables of the study: cells per class, balanced accuracy (also by source), all scores."""
 
 from _step import Step
 
@@ -12,8 +12,11 @@ with step:
         chosen=step.input.chosen,
         split_paths=dict(zip(step.params.split_variants, step.input.splits, strict=True)),
         classes=step.params.classes,
-        study=step.input.get("study"),
+        predicted=step.input.predictions,
+        pairs=step.params.pairs,
+        study=step.input.study or None,
         class_counts_out=step.output.class_counts,
         balanced_accuracy_out=step.output.balanced_accuracy,
+        by_source_out=step.output.by_source,
         scores_out=step.output.scores,
     )

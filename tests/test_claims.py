@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from stainfree import claims, predictions
+from stainfree import claims, metrics, predictions
 from stainfree.claims import FAILS, HOLDS, OPEN
 from stainfree.errors import ConfigError
 
@@ -54,14 +54,22 @@ class Results:
             embeddings.to_parquet(folder / "embeddings.parquet")
 
     def explain(
-        self, model: str, *, share: float, n: int = 40, noise: float = 0.05, peaks: tuple[int, ...] = ()
+        self,
+        model: str,
+        loss: str = "own",
+        *,
+        share: float,
+        n: int = 40,
+        noise: float = 0.05,
+        peaks: tuple[int, ...] = (),
+        right: bool = True,
     ) -> None:
-        """Add saliency of `n` cells in turn of each class (or, with `peaks`, of right Telophase cells)."""
+        """Add saliency of `n` cells in turn of each class (or, with `peaks`, of Telophase cells)."""
         rng = np.random.default_rng(len(self.shares))
         for at in range(len(peaks) or n):
             self.shares.append({
-                "cell_id": f"cell-{at}", "class": "Telophase" if peaks else CLASSES[at % 3], "right": True,
-                "model": model, "loss": "own", "method": "gradient", "mask_fraction": 0.2,
+                "cell_id": f"cell-{at}", "class": "Telophase" if peaks else CLASSES[at % 3],
+                "model_right": right, "model": model, "loss": loss, "method": "gradient", "mask_fraction": 0.2,
                 "share_inside": share + noise * rng.normal(), "n_peaks": peaks[at] if peaks else 1,
             })  # fmt: skip
 
@@ -297,6 +305,17 @@ class TestSaliency:
         assert found.verdict == verdict
         assert found.value == pytest.approx(peaks.count(2) / len(peaks))
 
+    def test_peaks_are_those_of_cells_that_the_model_itself_gets_right_under_the_studys_loss(
+        self, results: Results
+    ) -> None:
+        results.explain("cnn3", share=0.5, peaks=(2,) * 9)
+        results.explain("cnn3", share=0.5, peaks=(1,) * 30, right=False)
+        results.explain("cnn3", "chosen", share=0.5, peaks=(1,) * 30)
+        options: dict[str, Any] = {"class_name": "Telophase", "n_peaks": 2, "method": "gradient", "above": 0.5}
+        found = claims.saliency_peaks(results.inputs(), model="cnn3", **options)
+        assert (found.value, found.n_cells, found.verdict) == (1.0, 9, HOLDS)
+        assert "9 of 9 cells; of those predicted wrong, 0 of 30." in found.note
+
     def test_not_computed(self, results: Results) -> None:
         with pytest.raises(claims.NotMadeError, match="no saliency was computed"):
             claims.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
@@ -347,6 +366,36 @@ class TestEmbedding:
             claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5) for r in (results, one)
         )
         assert both.value == pytest.approx((1.0 + alone.value) / 2)
+
+    def test_seeds_are_no_further_cells(self, results: Results) -> None:
+        results.train("cnn3", embeddings=embedded(1.8))
+        # The same embedding under each of four seeds says nothing that one does not.
+        same = pd.concat([embedded(1.8).assign(seed=seed) for seed in range(4)])
+        seeds = Results(results.folder / "seeds")
+        seeds.train("cnn3", embeddings=same)
+        one, four = (
+            claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+            for r in (results, seeds)
+        )
+        assert one == four
+        assert four.n_cells == 12
+
+    def test_a_cell_counts_with_its_mean_over_seeds(self, results: Results) -> None:
+        near, far = embedded(0.0), embedded(30.0).assign(seed=1)
+        results.train("cnn3", embeddings=pd.concat([near, far]))
+        alone = Results(results.folder / "alone")
+        alone.train("cnn3", embeddings=near)
+        both, first = (
+            claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+            for r in (results, alone)
+        )
+        assert both.value == pytest.approx((first.value + 1) / 2)
+        assert both.n_cells == 12
+
+    def test_where_all_fare_alike_wilson_counts_cells(self, results: Results) -> None:
+        results.train("cnn3", embeddings=pd.concat([embedded(40.0).assign(seed=seed) for seed in range(3)]))
+        found = claims.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+        assert (found.low, found.high) == metrics.wilson(12, 12)
 
     def test_too_few_cells(self, results: Results) -> None:
         results.train("cnn3", embeddings=embedded(1.0, n_telophase=1))

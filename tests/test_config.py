@@ -99,6 +99,15 @@ def test_texts_from_the_command_line_become_what_the_schema_asks(config: dict[st
         ("schemes/five/Prophase", ["Prophase", "G1"], "stage G1 stands in two classes"),
         ("datasets", {"mine": {}}, "`datasets.mine`: no public data set has this name"),
         ("datasets", {"mine": {"kind": "folders"}}, "unknown kind `folders`"),
+        ("datasets", {"mine": {"kind": "montage"}}, "`datasets.mine` lacks the key `bit_depth`"),
+        ("datasets", {"simulated": {"n_cell": 3}}, "unknown key `datasets.simulated.n_cell`; did you mean `n_cells`?"),
+        ("experiments/espinosa/sources", {"jurkat_montag": ["a"]}, "did you mean `jurkat_montage`?"),
+        (
+            "experiments/espinosa/variants/holdout/split",
+            {"kind": "counts", "counts": {"Telofase": {"train": 1}}},
+            "`Telofase` is not a class of scheme five; did you mean `Telophase`?",
+        ),
+        ("schemes/five", {True: ["G1"], "S": ["S"]}, "the key True is no text; put it in quotes"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(config: dict[str, Any], path: str, value: Any, message: str) -> None:
@@ -117,9 +126,10 @@ def test_all_mistakes_are_told_at_once(config: dict[str, Any]) -> None:
 
 
 def test_options_of_a_data_set_are_numbers_where_they_read_as_numbers(config: dict[str, Any]) -> None:
-    put(config, "datasets", {"simulated": {"n_cells": "300", "layout": "{source}/{folder}.tif"}})
-    told = configuration.check(config, workflow=WORKFLOW).datasets["simulated"]
-    assert (told["n_cells"], told["layout"]) == (300, "{source}/{folder}.tif")
+    put(config, "datasets", {"simulated": {"n_cells": "300"}, "jurkat_montage": {"layout": "{source}/{x}.tif"}})
+    told = configuration.check(config, workflow=WORKFLOW).datasets
+    assert told["simulated"]["n_cells"] == 300
+    assert told["jurkat_montage"]["layout"] == "{source}/{x}.tif"
 
 
 def test_merging_changes_neither_side() -> None:

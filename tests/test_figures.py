@@ -504,6 +504,8 @@ class TestConfusion:
 
 class TestSaliency:
     models = ("fc", "cnn3")
+    pairs = (figures.Pair("v", "fc", "b", True, False), figures.Pair("v", "cnn3", "a", True, True))
+    trained = (("v", "fc", "a"), ("v", "fc", "b"), ("v", "cnn3", "a"))
 
     def source(self, folder: Path) -> tuple[Path, Path]:
         rng = np.random.default_rng(0)
@@ -516,6 +518,7 @@ class TestSaliency:
             file["masks"] = masks
             for k, name in enumerate(f"{method}/{model}" for method in saliency.METHODS for model in self.models):
                 file[name] = maps * (k + 1)
+                file[name].attrs["loss"] = "b" if name.endswith("fc") else "a"
         table = pd.DataFrame(
             {
                 "index": range(4),
@@ -532,37 +535,53 @@ class TestSaliency:
             }
         )
         table.to_csv(folder / "cells.csv", index=False)
+        rows = [("v", "fc", "a", False, True), ("v", "fc", "b", True, False), ("v", "cnn3", "a", True, True)]
+        pd.DataFrame(rows, columns=list(figures.CHOSEN_COLUMNS)).to_csv(folder / "chosen.csv", index=False)
         return folder / "maps.h5", folder / "cells.csv"
 
     def drawn(self, folder: Path, cell_class: str, outcome: str) -> str:
         maps, table = self.source(folder)
-        saliency.plot(
-            maps, table, cell_class=cell_class, outcome=outcome, judge="cnn3", models=self.models, **paths(folder)
-        )
+        told: dict[str, Any] = {"cell_class": cell_class, "outcome": outcome, "judge": "cnn3", "pairs": self.trained}
+        saliency.plot(maps, table, folder / "chosen.csv", **told, **paths(folder))
         assert_written(folder)
         return (folder / "figure.svg").read_text()
 
     def test_a_cell_and_its_maps(self, tmp_path: Path) -> None:
         maps, table = self.source(tmp_path)
         rows = pd.read_csv(table).iloc[:2]
-        shown = saliency.read_examples(maps, rows, models=self.models, path=table)
-        fig = saliency.draw(shown, cell_class="Telophase", outcome="right", judge="cnn3", models=self.models)
+        shown = saliency.read_examples(maps, rows, pairs=self.pairs, path=table)
+        fig = saliency.draw(shown, cell_class="Telophase", outcome="right", judge="cnn3", pairs=self.pairs)
         assert len(images(fig)) == 2 * (1 + 2 * 2)
         found = texts(fig)
-        assert {"gradient", "SmoothGrad", "fc", "cnn3", "cell0", "cell1"} <= set(found)
+        assert {"gradient", "SmoothGrad", "fc, b *", "cnn3, a * †", "cell0", "cell1"} <= set(found)
         assert "✗ Anaphase p(Telophase) = 0.12" in found
         assert "✓ Telophase p(Telophase) = 0.88" in found
-        assert "2 cells of the test part that cnn3 got right" in said(fig)
+        assert "2 cells of the test part that cnn3 under a got right" in said(fig)
+        assert "* best balanced accuracy on validation, † picked by the study." in said(fig)
 
     def test_maps_stand_in_their_own_place(self, tmp_path: Path) -> None:
         maps, table = self.source(tmp_path)
         rows = pd.read_csv(table).iloc[[1]]
-        shown = saliency.read_examples(maps, rows, models=self.models, path=table)
-        fig = saliency.draw(shown, cell_class="Telophase", outcome="right", judge="cnn3", models=self.models)
+        shown = saliency.read_examples(maps, rows, pairs=self.pairs, path=table)
+        fig = saliency.draw(shown, cell_class="Telophase", outcome="right", judge="cnn3", pairs=self.pairs)
         with h5py.File(maps) as file:
             order = ["images", "gradient/fc", "smoothgrad/fc", "gradient/cnn3", "smoothgrad/cnn3"]
             for image, name in zip(images(fig), order, strict=True):
                 np.testing.assert_array_equal(np.ma.filled(image.get_array().astype(float), np.nan), file[name][1])
+
+    def test_plot_finds_the_figure_of_a_class_of_any_name(self, tmp_path: Path) -> None:
+        maps, table = self.source(tmp_path)
+        text = table.read_text().replace("saliency_telophase_right", "saliency_g2_m_right").replace("Telophase", "G2/M")
+        table.write_text(text)
+        told: dict[str, Any] = {"cell_class": "G2/M", "outcome": "right", "judge": "cnn3", "pairs": self.trained}
+        saliency.plot(maps, table, tmp_path / "chosen.csv", **told, **paths(tmp_path))
+        assert "<!-- cell0 -->" in (tmp_path / "figure.svg").read_text()
+
+    def test_maps_of_another_loss_are_refused(self, tmp_path: Path) -> None:
+        maps, table = self.source(tmp_path)
+        other = [figures.Pair("v", "fc", "a", True, True)]
+        with pytest.raises(DataError, match=r"maps\.h5: not of fc under a; compute the saliency again"):
+            saliency.read_examples(maps, pd.read_csv(table), pairs=other, path=table)
 
     def test_plot_takes_the_cells_of_its_figure(self, tmp_path: Path) -> None:
         drawn = self.drawn(tmp_path, "Interphase", "wrong")
@@ -572,7 +591,7 @@ class TestSaliency:
     @pytest.mark.parametrize(
         ("cell_class", "outcome", "words"),
         [
-            ("Telophase", "wrong", "cnn3 got no Telophase cell of the test part wrong"),
+            ("Telophase", "wrong", "cnn3 under a got no Telophase cell of the test part wrong"),
             ("Anaphase", "right", "The test part has no Anaphase cell"),
         ],
     )
@@ -584,27 +603,42 @@ class TestSaliency:
         verdict = {"fc": saliency.Verdict("Interphase", 1.0)}
         maps = {(method, "fc"): flat for method in saliency.METHODS}
         example = saliency.Example("cell0", flat, flat == 0, maps, verdict)
-        fig = saliency.draw([example], cell_class="Interphase", outcome="right", judge="fc", models=["fc"])
+        fig = saliency.draw([example], cell_class="Interphase", outcome="right", judge="fc", pairs=self.pairs[:1])
         assert {image.get_clim() for image in images(fig)} == {(0.0, 1.0)}
 
     def test_unknown_model(self, tmp_path: Path) -> None:
         maps, table = self.source(tmp_path)
+        unknown = [figures.Pair("v", "simple_vit", "a", True, False)]
         with pytest.raises(DataError, match=r"nothing of simple_vit \(/gradient/simple_vit, /smoothgrad/simple_vit\)"):
-            saliency.read_examples(maps, pd.read_csv(table), models=["simple_vit"], path=table)
+            saliency.read_examples(maps, pd.read_csv(table), pairs=unknown, path=table)
 
 
 class TestEmbedding:
+    pair = figures.Pair("v", "cnn3", "b", True, False)
+    trained = (("v", "cnn3", "a"), ("v", "cnn3", "b"))
+
     def coordinates(self) -> pd.DataFrame:
         rng = np.random.default_rng(0)
         names = np.repeat(["Interphase", "Prophase", "Telophase"], [40, 12, 3])
         table = pd.DataFrame(rng.normal(size=(len(names), 3)).astype(np.float32), columns=["u0", "u1", "u2"])
-        table = table.assign(subset="test", fold=0, seed=1, drawn=True)
+        table = table.assign(subset="test", model="cnn3", loss="b", fold=0, seed=1, drawn=True)
         table["class"], table["cell_id"] = names, [f"cell{k}" for k in range(len(names))]
         table.loc[10:39, "drawn"] = False
         return table
 
+    def source(self, folder: Path) -> dict[str, Any]:
+        self.coordinates().to_parquet(folder / "cnn3.parquet")
+        rows = [("v", "cnn3", "a", False, True), ("v", "cnn3", "b", True, False)]
+        pd.DataFrame(rows, columns=list(figures.CHOSEN_COLUMNS)).to_csv(folder / "chosen.csv", index=False)
+        return {
+            "coordinates": folder / "cnn3.parquet",
+            "chosen_losses": folder / "chosen.csv",
+            "pairs": self.trained,
+            "classes": CLASSES,
+        }
+
     def test_two_views_of_the_drawn_cells(self) -> None:
-        fig = embedding.draw(self.coordinates(), classes=CLASSES, model="cnn3")
+        fig = embedding.draw(self.coordinates(), classes=CLASSES, pair=self.pair)
         assert len(fig.axes) == 2
         for axes in fig.axes:
             shown = [dots for dots in axes.collections if isinstance(dots, PathCollection)]
@@ -616,14 +650,16 @@ class TestEmbedding:
         assert {"Interphase: 40 cells, 10 drawn", "Prophase: 12 cells", "Telophase: 3 cells"} <= set(found)
         assert "55 cells of the test part, fold 0, seed 1" in said(fig)
         assert "No cell of Metaphase, Anaphase." in said(fig)
+        assert "Embedding of cnn3, b *, from two sides" in found
+        assert "* best balanced accuracy on validation" in said(fig)
 
     def test_plot_and_page(self, tmp_path: Path) -> None:
-        self.coordinates().to_parquet(tmp_path / "cnn3.parquet")
+        source = self.source(tmp_path)
         page = tmp_path / "page.html"
-        embedding.plot(tmp_path / "cnn3.parquet", classes=CLASSES, model="cnn3", **paths(tmp_path), html_page=page)
+        embedding.plot(**source, **paths(tmp_path), html_page=page)
         assert_written(tmp_path)
         text = page.read_text()
-        assert "<title>Embedding of cnn3 (UMAP)</title>" in text
+        assert "<title>Embedding of cnn3, b * (UMAP)</title>" in text
         assert "plotly.js v" in text
         assert "<script src" not in text
         assert '"showSendToCloud": false' in text
@@ -631,10 +667,16 @@ class TestEmbedding:
         assert '"cell0"' in text
         assert '"cell20"' not in text  # thinned away
         again = tmp_path / "again.html"
-        embedding.plot(tmp_path / "cnn3.parquet", classes=CLASSES, model="cnn3", **paths(tmp_path), html_page=again)
+        embedding.plot(**source, **paths(tmp_path), html_page=again)
         assert again.read_bytes() == page.read_bytes()
 
     def test_not_a_map(self, tmp_path: Path) -> None:
-        self.coordinates().drop(columns="u2").to_parquet(tmp_path / "cnn3.parquet")
+        source = self.source(tmp_path)
+        self.coordinates().drop(columns="u2").to_parquet(source["coordinates"])
         with pytest.raises(DataError, match=r"cnn3\.parquet: lacks the column u2"):
-            embedding.plot(tmp_path / "cnn3.parquet", classes=CLASSES, model="cnn3", **paths(tmp_path))
+            embedding.plot(**source, **paths(tmp_path))
+
+    def test_map_of_no_training_of_the_experiment(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path) | {"pairs": self.trained[:1]}
+        with pytest.raises(DataError, match=r"cnn3\.parquet: cnn3 under b is no training of the experiment"):
+            embedding.plot(**source, **paths(tmp_path))

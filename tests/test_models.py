@@ -104,6 +104,10 @@ class TestEntry:
         assert (entry.name, entry.family, entry.parameters["dropout"]) == ("hot", "cnn3", 0.5)
         assert (entry.recipe.batch_size, entry.recipe.batches_per_epoch) == (64, None)
 
+    def test_numbers_that_yaml_reads_as_text_are_numbers(self) -> None:
+        entry = models.entry({"x": {"family": "fc", "dropout": 0, "recipe": {"learning_rate": "1e-2", "epochs": "3"}}})
+        assert (entry.recipe.learning_rate, entry.recipe.epochs, entry.parameters["dropout"]) == (0.01, 3, 0.0)
+
     @pytest.mark.parametrize(
         ("config", "message"),
         [
@@ -111,6 +115,10 @@ class TestEntry:
             ({"x": {"family": "fc", "droput": 1}}, "unknown key `droput`; did you mean `dropout`"),
             ({"x": {"family": "fc", "recipe": {"epoch": 1}}}, "unknown key `epoch`; did you mean `epochs`"),
             ({"x": {"family": "fc", "recipe": {"epochs": 0}}}, "`epochs` must be above 0"),
+            ({"x": {"family": "fc", "recipe": {"epochs": 2.5}}}, "`epochs` is 2.5, and must be of type int"),
+            ({"x": {"family": "fc", "recipe": "fast"}}, "`recipe` is 'fast', and must be of type dict"),
+            ({"x": {"family": "fc", "dropout": "lots"}}, "`dropout` is 'lots', and must be of type float"),
+            ({"x": {"family": 3}}, "`family` is 3, and must be of type str"),
         ],
     )
     def test_mistakes_are_named_with_the_nearest_valid_word(self, config: object, message: str) -> None:

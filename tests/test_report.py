@@ -161,6 +161,30 @@ class TestSections:
             assert f"{100 * validation:.1f} %<small>{100 * validation - 10:.1f}–" in text
             assert f"{100 * test:.1f} %<small>{100 * test - 10:.1f}–{100 * test + 10:.1f} %, 204 cells" in text
 
+    @pytest.mark.parametrize("n_sources", [1, 2])
+    def test_scores_by_source_stand_where_there_are_several(self, project: dict[str, Any], n_sources: int) -> None:
+        columns = ["model", "loss", "chosen", "source", "balanced_accuracy", "n_cells", "absent_classes"]
+        rows = [
+            ("trivial", "none", False, "all", 0.5, 204, None),
+            ("trivial", "none", False, "Experiment_1", 0.5, 60, None),
+            ("fc", "sqrt_weighted", False, "all", 0.31, 204, None),
+            ("fc", "sqrt_weighted", False, "Experiment_1", 0.32, 60, None),
+            ("cnn3", "inv_weighted", True, "all", 0.625, 204, None),
+            ("cnn3", "inv_weighted", True, "Experiment_1", 0.581, 60, "Anaphase"),
+        ]  # fmt: skip
+        table = pd.DataFrame(rows, columns=columns).assign(variant="holdout", published_pair=False)
+        table = table.assign(ci_low=table["balanced_accuracy"] - 0.1, ci_high=table["balanced_accuracy"] + 0.1)
+        path = Path(project["results"]) / "cells" / "espinosa" / "tables" / "balanced_accuracy_by_source.csv"
+        files.write_csv(path, table if n_sources == 2 else table[table["source"] == "all"])
+        text = report.Report(**project).chosen()
+        assert ("The same test cells, source by source" in text) is (n_sources == 2)
+        assert ("58.1 %<small>48.1–68.1 %, 60 cells</small><small>without Anaphase" in text) is (n_sources == 2)
+        # Losses that were not chosen are in the file alone, and the trivial answer comes last.
+        assert "31.0 %" not in text
+        assert text.rindex("trivial answer") > text.rindex("cnn3")
+        told = report.Report(**project, files=["metrics.csv"]).chosen()
+        assert "source by source" not in told
+
     def test_counts_cells_and_tells_what_was_left_out(self, project: dict[str, Any]) -> None:
         text = report.Report(**project).cells()
         assert "12 tiles of 2 montages" in text

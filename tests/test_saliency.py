@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from stainfree import cells, files, predictions, trained
 from stainfree.errors import DataError
-from stainfree.explain import saliency
+from stainfree.explain import marked_pairs, saliency
 from stainfree.explain.masks import acquired, cell_mask, otsu
 
 MIRROR = os.environ.get("STAINFREE_MIRROR")
@@ -189,6 +189,11 @@ class TestPickCells:
         # Every cell of the rare kinds is there, and Interphase fills what is left.
         assert picked["class"].value_counts().to_dict() == {"Interphase": 30, "Telophase": 6, "Prophase": 4}
 
+    def test_figures_are_named_as_files_may_be(self) -> None:
+        cells_ = judged_cells().replace("Telophase", "G2/M")
+        picked = saliency.pick_cells(cells_, classes=["G2/M"])
+        assert set(picked["figure"]) == {"", "saliency_g2_m_wrong", "saliency_g2_m_right"}
+
     def test_is_seeded_and_takes_a_cell_once(self) -> None:
         cells_ = pd.concat([judged_cells(), judged_cells().assign(seed=1)])
         first = saliency.pick_cells(cells_, classes=["Telophase"], seed=1)
@@ -233,20 +238,37 @@ def trained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pat
         writer.append(
             images[order], stage=stage, cell_id=table["cell_id"].iloc[order].tolist(), source=["x"] * len(table)
         )
-    said = pd.get_dummies(pd.Categorical(table["predicted"], FakePart.classes)).to_numpy() * 0.7 + 0.1
     rows = table.drop(columns=["predicted", "seed"]).assign(
         source="x", group="", origin="real", stage="", subset="test"
     )
     models = []
-    for name in ("cnn3", "fc"):
-        folder = tmp_path / name
+    # fc is right about every cell under the loss that the study picked, and like the judge under its chosen one.
+    for name, loss, said in (
+        ("cnn3", "inv", table["predicted"]),
+        ("fc", "sqrt", table["class"]),
+        ("fc", "inv", table["predicted"]),
+        ("fc", "plain", table["predicted"]),
+    ):
+        chances = pd.get_dummies(pd.Categorical(said, FakePart.classes)).to_numpy() * 0.7 + 0.1
+        folder = tmp_path / name / loss
         predictions.write(
-            folder / "predictions.parquet", predictions.table(rows, said, classes=FakePart.classes, seed=0)
+            folder / "predictions.parquet", predictions.table(rows, chances, classes=FakePart.classes, seed=0)
         )
-        files.write_json(folder / "model.json", {"model": name, "loss": "inv", "channels": ["BF"], "fit": "pad"})
+        about = {"variant": "holdout", "model": name, "loss": loss, "channels": ["BF"], "fit": "pad"}
+        files.write_json(folder / "model.json", about)
         models.append(folder / "model.json")
     monkeypatch.setattr(trained, "load", lambda folder, *, fold, seed, device: FakePart(fold))
+    choose(tmp_path)
     return path, models
+
+
+def choose(folder: Path, *, published: str | None = "sqrt") -> Path:
+    """Write which losses were chosen on validation, and which the study picked for fc."""
+    rows = [("holdout", name, loss, loss == "inv", (name, loss) == ("fc", published))
+            for name, loss in (("cnn3", "inv"), ("fc", "sqrt"), ("fc", "inv"), ("fc", "plain"))]  # fmt: skip
+    path = folder / "chosen.csv"
+    pd.DataFrame(rows, columns=["variant", "model", "loss", "chosen", "published"]).to_csv(path, index=False)
+    return path
 
 
 class TestExplain:
@@ -259,14 +281,14 @@ class TestExplain:
             "n_samples": 2,
             **options,
         }
-        saliency.explain(path, models, **named, **given)
+        saliency.explain(path, models, path.with_name("chosen.csv"), **named, **given)
         return named["maps"], pd.read_csv(named["picked"]), pd.read_csv(named["shares"])
 
     def test_writes_maps_cells_and_shares(self, trained_models: tuple[Path, list[Path]], tmp_path: Path) -> None:
         path, models = trained_models
         maps, picked, shares = self.run(path, models, tmp_path)
         assert len(picked) == 20
-        assert len(shares) == 20 * 2 * 2
+        assert len(shares) == 20 * 2 * 3
         assert list(shares.columns) == list(saliency.SHARE_COLUMNS)
         wrong = picked[~picked["right"]]
         np.testing.assert_allclose(wrong["probability_cnn3"], 0.1, atol=1e-6)
@@ -279,11 +301,35 @@ class TestExplain:
                 np.testing.assert_array_equal(images[index], cells.read_images(path, rows=row)[0, 0])
                 # A linear model's map is its weight, and that tells which fold's weights were taken.
                 assert np.nanmax(file["gradient/fc"][index]) == pytest.approx(1 + cell["fold"])
+            assert file["smoothgrad/fc"].attrs["loss"] == "inv"
             np.testing.assert_array_equal(masks, cell_mask(images))
         # A map without preference lies inside by the mask's share of the frame that the model saw: 42 by 42 pixels.
         np.testing.assert_allclose(shares["share_inside"], shares["mask_fraction"], rtol=1e-4)
         first = shares[shares["cell_id"] == picked["cell_id"][0]]["mask_fraction"]
         np.testing.assert_allclose(first, masks[0].sum() / 42**2)
+
+    def test_shares_are_of_the_chosen_and_of_the_studys_loss_each_with_its_own_verdict(
+        self, trained_models: tuple[Path, list[Path]], tmp_path: Path
+    ) -> None:
+        path, models = trained_models
+        _, picked, shares = self.run(path, models, tmp_path)
+        pairs = list(shares[["model", "loss"]].drop_duplicates().itertuples(index=False, name=None))
+        assert pairs == [("cnn3", "inv"), ("fc", "sqrt"), ("fc", "inv")]
+        right = shares[shares["method"] == "gradient"].pivot(index="cell_id", columns=["model", "loss"])["model_right"]
+        judge = picked.set_index("cell_id")["right"].loc[right.index]
+        np.testing.assert_array_equal(right["cnn3", "inv"], judge)
+        assert right["fc", "sqrt"].all()
+        # What stands on the figures is what the chosen loss says.
+        np.testing.assert_array_equal(picked["predicted_fc"], picked["predicted_cnn3"])
+        assert not right["fc", "inv"].all()
+
+    def test_without_a_study_only_the_chosen_loss_is_explained(
+        self, trained_models: tuple[Path, list[Path]], tmp_path: Path
+    ) -> None:
+        path, models = trained_models
+        choose(tmp_path, published=None)
+        _, _, shares = self.run(path, models, tmp_path)
+        assert set(shares["loss"]) == {"inv"}
 
     def test_is_the_same_twice(self, trained_models: tuple[Path, list[Path]], tmp_path: Path) -> None:
         path, models = trained_models
@@ -301,8 +347,14 @@ class TestExplain:
         self, trained_models: tuple[Path, list[Path]], tmp_path: Path
     ) -> None:
         path, models = trained_models
-        written = models[1].with_name("predictions.parquet")
+        written = models[2].with_name("predictions.parquet")
         predictions.write(written, predictions.read(written).query("cell_id != 'c104'"))
         with pytest.raises(DataError, match="no test prediction of cell c104"):
             self.run(path, models, tmp_path)
         assert not (tmp_path / "maps.h5").exists()
+
+
+def test_a_table_of_chosen_losses_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chosen.csv").write_text("variant,model,loss,chosen\n")
+    with pytest.raises(DataError, match=r"chosen\.csv: lacks the column published; run the evaluation again"):
+        marked_pairs(tmp_path / "chosen.csv", "chosen")

@@ -116,9 +116,10 @@ def test_a_listed_split_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "spec", "message"),
     [
-        ({"G1": 20, "Anaphase": 4}, KFOLD, "Anaphase has 4 independent cells, fewer than the 5 folds"),
+        ({"G1": 20, "Anaphase": 4}, KFOLD, "class Anaphase has 4 independent cells, fewer than the 5 folds"),
         ({"G1": 20}, HOLDOUT, "no training cell of S"),
         ({"G1": 20}, {"kind": "counts", "counts": {"G1": {"train": 21}}}, "21 cells of G1 are asked for"),
+        (dict.fromkeys(STAGES, 20), {**HOLDOUT, "group_by": "source"}, "no validation cell at all"),
         ({"G1": 20}, {"kind": "file", "path": "nowhere.csv"}, "nowhere.csv: no such file"),
     ],
 )

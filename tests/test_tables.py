@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from stainfree import evaluation, tables
+from stainfree import evaluation, predictions, tables
 from stainfree.metrics import OVERALL
 
 STUDY: dict[str, Any] = {
@@ -99,6 +100,87 @@ class TestBalancedAccuracy:
         assert out["train_n_cells"].isna().all()
 
 
+def cells_of_sources() -> pd.DataFrame:
+    """Make a split of three sources: two hold both classes, one holds Interphase alone, and two hold test cells."""
+    counts = {
+        ("one", "Interphase", "train"): 30, ("one", "Anaphase", "train"): 4, ("two", "Interphase", "train"): 2,
+        ("two", "Anaphase", "train"): 2, ("one", "Interphase", "test"): 8, ("one", "Anaphase", "test"): 4,
+        ("two", "Interphase", "test"): 3, ("lone", "Interphase", "test"): 20,
+    }  # fmt: skip
+    rows = [
+        {"fold": 0, "cell_id": f"{source}-{name}-{subset}-{i}", "stage": name, "class": name, "source": source,
+         "group": "", "origin": "real", "subset": subset}
+        for (source, name, subset), n in counts.items() for i in range(n)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def answers(cells: pd.DataFrame, *, wrong: dict[str, int], seed: int = 0) -> pd.DataFrame:
+    """Predict every cell right but the first so many of each source and class, named `source class`."""
+    test = cells[cells["subset"] == "test"].reset_index(drop=True)
+    place = test.groupby(["source", "class"]).cumcount()
+    is_wrong = place < (test["source"] + " " + test["class"]).map(wrong).fillna(0)
+    said = test["class"].where(~is_wrong, test["class"].map({"Interphase": "Anaphase", "Anaphase": "Interphase"}))
+    chances = np.stack([said == name for name in ("Interphase", "Anaphase")], axis=1).astype(float)
+    return predictions.table(test, chances, classes=["Interphase", "Anaphase"], seed=seed)
+
+
+class TestBySource:
+    """Balanced accuracy with and without a source that holds one class."""
+
+    WHOLE = tables.balanced_accuracy(scored(PAIRS[:3]), CHOSEN, study=STUDY)
+
+    def table(self, cells: pd.DataFrame, **predicted: pd.DataFrame) -> pd.DataFrame:
+        """Lay out the scores of fc under losses a and b."""
+        right = answers(cells, wrong={})
+        keyed = {("holdout", "fc", loss): predicted.get(loss, right) for loss in "ab"}
+        return tables.balanced_accuracy_by_source(self.WHOLE, keyed, cells, classes=["Interphase", "Anaphase"])
+
+    def test_scores_each_source_of_several_classes(self) -> None:
+        cells = cells_of_sources()
+        # One source: 2 of 8 and 1 of 4 wrong. The other has no Anaphase cell in test.
+        wrong = {"one Interphase": 2, "one Anaphase": 1, "two Interphase": 1, "lone Interphase": 20}
+        table = self.table(cells, b=answers(cells, wrong=wrong))
+        assert table.columns.tolist() == list(tables.BY_SOURCE_COLUMNS)
+        keys = list(table[["model", "loss", "source"]].itertuples(index=False, name=None))
+        expected = [("trivial", "none"), ("fc", "a"), ("fc", "b")]
+        assert keys == [(*pair, source) for pair in expected for source in ("all", "one", "two")]
+        own = table[(table["model"] == "fc") & (table["loss"] == "b")].set_index("source")
+        assert own.loc["one", "balanced_accuracy"] == pytest.approx((6 / 8 + 3 / 4) / 2)
+        assert own.loc["two", "balanced_accuracy"] == pytest.approx(2 / 3)
+        assert own["n_cells"].tolist()[1:] == [12, 3]
+        assert own["absent_classes"].tolist()[1:] == ["", "Anaphase"]
+        assert own["published_pair"].all()
+        assert not own["chosen"].any()
+        # The Beta posterior of one recall, integrated instead of drawn.
+        low, high = stats.beta.ppf([0.025, 0.975], 2.5, 1.5)
+        assert own.loc["two", ["ci_low", "ci_high"]].tolist() == pytest.approx([low, high], abs=0.01)
+
+    def test_over_all_cells_the_numbers_are_those_of_table_2(self) -> None:
+        table = self.table(cells_of_sources())
+        over_all = table[table["source"] == "all"]
+        assert over_all["balanced_accuracy"].tolist() == self.WHOLE["test_balanced_accuracy"].tolist()
+        assert over_all["ci_low"].tolist() == self.WHOLE["test_ci_low"].tolist()
+        assert over_all["n_cells"].tolist() == self.WHOLE["test_n_cells"].tolist()
+
+    def test_the_trivial_answer_is_the_largest_training_class_of_all_sources(self) -> None:
+        table = self.table(cells_of_sources()).set_index(["model", "source"])
+        assert table.loc[("trivial", "one"), "balanced_accuracy"] == pytest.approx(0.5)
+        assert table.loc[("trivial", "two"), "balanced_accuracy"] == pytest.approx(1.0)
+
+    def test_seeds_are_averaged_and_cells_counted_once(self) -> None:
+        cells = cells_of_sources()
+        two = pd.concat([answers(cells, wrong={"one Anaphase": n}, seed=n) for n in (0, 4)])
+        own = self.table(cells, a=two).query("loss == 'a' and source == 'one'").iloc[0]
+        assert own["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
+        assert own["n_cells"] == 12
+
+    @pytest.mark.parametrize("by", ["origin", "class"])
+    def test_one_source_or_none_of_several_classes_has_rows_of_all_cells_alone(self, by: str) -> None:
+        cells = cells_of_sources()
+        assert set(self.table(cells.assign(source=cells[by]))["source"]) == {"all"}
+
+
 def test_scores_are_those_of_the_test_cells() -> None:
     table = tables.scores(scored(PAIRS))
     assert table["n_cells"].tolist() == [100, 101, 102, 103]
@@ -107,20 +189,27 @@ def test_scores_are_those_of_the_test_cells() -> None:
         assert (table[f"{metric}_ci_high"] - table[f"{metric}_ci_low"]).tolist() == pytest.approx([0.002] * 4)
 
 
-def test_run_writes_the_three_tables(tmp_path: Path) -> None:
+def test_run_writes_the_tables(tmp_path: Path) -> None:
     whole = scored(PAIRS).reindex(columns=[*evaluation.COLUMNS])
     whole.to_csv(tmp_path / "metrics.csv", index=False)
     CHOSEN.to_csv(tmp_path / "chosen.csv", index=False)
-    split({(0, "Interphase", "train"): 3}).to_parquet(tmp_path / "split.parquet")
-    outs = [tmp_path / f"{name}.csv" for name in ("class_counts", "balanced_accuracy", "scores")]
+    cells = cells_of_sources()
+    cells.to_parquet(tmp_path / "split.parquet")
+    for loss in "ab":
+        predictions.write(tmp_path / f"{loss}.parquet", answers(cells, wrong={}))
+    names = ("class_counts", "balanced_accuracy", "by_source", "scores")
     tables.run(
         scored=tmp_path / "metrics.csv",
         chosen=tmp_path / "chosen.csv",
         split_paths={"holdout": tmp_path / "split.parquet"},
-        class_counts_out=outs[0],
-        balanced_accuracy_out=outs[1],
-        scores_out=outs[2],
+        classes=["Interphase", "Anaphase"],
+        predicted=[tmp_path / f"{loss}.parquet" for loss in "ab"],
+        pairs=[["holdout", "fc", loss] for loss in "ab"],
+        **{f"{name}_out": tmp_path / f"{name}.csv" for name in names},
     )
-    assert pd.read_csv(outs[0])["train"].tolist() == [3]
-    assert pd.read_csv(outs[1])["chosen"].tolist() == [False, True, False, True]
-    assert len(pd.read_csv(outs[2])) == 4
+    outs = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in names}
+    assert outs["class_counts"]["train"].tolist() == [32, 6]
+    assert outs["balanced_accuracy"]["chosen"].tolist() == [False, True, False, True]
+    assert set(outs["by_source"]["variant"]) == {"holdout"}
+    assert len(outs["by_source"]) == 9
+    assert len(outs["scores"]) == 4

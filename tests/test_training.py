@@ -98,11 +98,13 @@ def test_the_best_step_on_validation_is_kept(made: tuple[Path, Path], tmp_path: 
 def test_normalisation_and_weights_come_from_training_cells_alone(made: tuple[Path, Path], tmp_path: Path) -> None:
     cells_path, split_path = made
     data = training.load(cells_path, split_path, channels=["BF"], size=66, fit="pad", device=torch.device("cpu"))
-    chosen, rows = data.select(0, "train")
+    _, rows = data.select(0, "train")
     run(made, tmp_path / "out", plan_of())
     part = files.read_json(tmp_path / "out" / "model.json")["parts"][0]
     assert part["normalisation"]["mean"][0] == pytest.approx(data.images[rows].double().mean().item())
-    assert set(chosen["subset"]) == {"train"}
+    counts = data.split[data.split["subset"] == "train"].groupby("class").size().to_dict()
+    assert part["class_counts"] == counts
+    assert part["class_weights"] == pytest.approx({name: 1 / n for name, n in counts.items()})
 
 
 @pytest.mark.parametrize("model", ["fc", "cnn3"])
@@ -138,6 +140,12 @@ def test_a_corrupt_checkpoint_is_set_aside(
     assert checkpoints.load(path) is None
     assert "set aside as checkpoint.safetensors.corrupt" in caplog.text
     assert path.with_name("checkpoint.safetensors.corrupt").is_file()
+
+
+def test_the_order_of_classes_is_part_of_the_plan() -> None:
+    turned = Scheme("five", dict(reversed(FIVE.members.items())))
+    said = {"cells_sha256": "c", "split_sha256": "s"}
+    assert plan_of(scheme=turned).digest(**said) != plan_of().digest(**said)
 
 
 @pytest.mark.parametrize("change", [{"code": "1"}, {"loss": "unweighted"}, {"seeds": (1,)}, {"threads": 2}])

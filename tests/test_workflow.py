@@ -16,6 +16,7 @@ from conftest import copy_project, snakemake
 
 SMALL = {"datasets": {"simulated": {"n_cells": 420}}, "evaluation": {"bootstrap": 100}}
 RESULTS = Path("results/simulated/espinosa")
+TABLES = ("class_counts", "balanced_accuracy", "balanced_accuracy_by_source", "scores", "chosen_losses")
 
 
 def configure(project: Path, **changes: object) -> None:
@@ -60,7 +61,7 @@ class TestTheWholeChain:
         figures += [f"saliency_{c}_{outcome}" for c in ("interphase", "telophase") for outcome in ("wrong", "right")]
         figures.append("embedding")
         expected = {f"figures/{name}.{kind}" for name in figures for kind in ("svg", "png")}
-        expected |= {f"tables/{name}.csv" for name in ("class_counts", "balanced_accuracy", "scores", "chosen_losses")}
+        expected |= {f"tables/{name}.csv" for name in TABLES}
         expected |= {"metrics.csv", "claims.csv", "report.html", "holdout/split.parquet", "embedding/map.html"}
         for model in ("fc", "cnn3", "simple_vit"):
             for loss in ("unweighted", "sqrt_weighted", "inv_weighted"):
@@ -108,7 +109,7 @@ class TestTheWholeChain:
     def test_snakemake_makes_its_own_report(self, finished: Path, tmp_path: Path) -> None:
         snakemake(finished, "--report", str(tmp_path / "report.html"))
         page = (tmp_path / "report.html").read_text()
-        assert "simulated: espinosa" in page
+        assert "simulated, espinosa" in page
         assert "confusion matrices, test" in page
 
 
@@ -200,6 +201,37 @@ def test_adding_a_model_is_one_file_and_one_word(copy: Path) -> None:
     assert ">mean<" in re.sub(r"\s", "", (copy / RESULTS / "report.html").read_text())
 
 
+def test_an_experiment_of_ones_own_needs_no_study_and_no_figures_of_models(project: Path) -> None:
+    """Two folds, two seeds, two channels, another scheme, no train predictions, a model without embedding."""
+    (project / "src/stainfree/models/mean.py").write_text(MODEL)
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    config["experiments"]["mine"] = {
+        "task": "classification",
+        "channels": ["DF", "BF"],
+        "scheme": "four",
+        "fit": "pad",
+        "variants": {"folds": {"split": {"kind": "kfold", "folds": 2, "validation": 0.2}}},
+        "models": ["mean", {"small_fc": {"family": "fc", "dropout": 0, "recipe": {"batch_size": 50, "epochs": 1}}}],
+        "losses": ["sqrt_weighted"],
+        "seeds": [0, 1],
+        "subsets": ["validation", "test"],
+    }
+    (project / "config.yaml").write_text(yaml.safe_dump({**config, **SMALL}, sort_keys=False))
+    snakemake(project, "mine")
+    folder = project / "results/simulated/mine"
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
+    pooled = metrics[(metrics["fold"] == "pooled") & (metrics["subset"] == "test") & (metrics["class"] == "all")]
+    accuracy = pooled[(pooled["metric"] == "accuracy") & (pooled["model"] == "small_fc")]
+    assert accuracy["seed"].tolist() == ["0", "1", "mean"]
+    assert accuracy["n_cells"].tolist() == ["420"] * 3
+    assert not (folder / "claims.csv").exists()
+    assert sorted(path.name for path in folder.glob("figures/*.svg")) == [
+        "architecture.svg", "confusion_test.svg", "confusion_test_all.svg", "curves.svg", "examples.svg",
+    ]  # fmt: skip
+    assert "small_fc" in (folder / "report.html").read_text()
+    assert "mine" in (project / "results/index.html").read_text()
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("setting", "line"),
@@ -226,7 +258,7 @@ class TestMistakes:
         assert "[train]" not in run.stdout
         again = snakemake(project, check=False)
         assert again.returncode != 0
-        assert again.stdout.splitlines()[-1].startswith("config: simulated: model fc cannot take it: images of 50 x 50")
+        assert again.stdout.splitlines()[-1].startswith("Error: simulated: model fc cannot take it: images of 50 x 50")
 
     def test_a_notebook_that_fails_leaves_its_executed_copy(self, copy: Path) -> None:
         path = copy / "notebooks/report.ipynb"

@@ -20,9 +20,11 @@ unknown), ``licence``, ``citation``, ``source_checksums`` (JSON: file -> sha256)
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from stainfree import files
 from stainfree.errors import DataError
 
 FORMAT_VERSION = 1
@@ -71,6 +74,31 @@ class CellsInfo:
         return [self.channels.index(name) for name in names]
 
 
+class _Sink(io.FileIO):
+    """A file to write HDF5 to, that keeps the system's first error to itself.
+
+    HDF5 cannot close a file that finds no room for its last bytes: the process crashes later on (seen with h5py 3.16).
+    So it is told that all went well, and whoever writes asks with `check`.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def check(self) -> None:
+        """Raise the first error that a writing ran into."""
+        if self.error is not None:
+            raise self.error
+
+
 class CellsWriter:
     """Write a cells file batch by batch; it appears under its name only when all went well.
 
@@ -107,20 +135,22 @@ class CellsWriter:
         self.n_cells = 0
         self._columns: dict[str, list[Any]] = {}
         self._digest = hashlib.sha256()
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._temporary, "w")
         shape = (len(self.info.channels), *self.image_shape)
-        self._images = self._file.create_dataset(
-            "images",
-            shape=(0, *shape),
-            maxshape=(None, *shape),
-            # One channel a chunk: a stain-free model reads its channels and no other.
-            chunks=(CHUNK_CELLS, 1, *self.image_shape),
-            dtype=self.dtype,
-        )
+        with ExitStack() as stack:
+            temporary = stack.enter_context(files.atomic(self.path))
+            self._sink = stack.enter_context(_Sink(temporary, "w+"))
+            self._file = stack.enter_context(h5py.File(self._sink, "w"))
+            self._images = self._file.create_dataset(
+                "images",
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                # One channel a chunk: a stain-free model reads its channels and no other.
+                chunks=(CHUNK_CELLS, 1, *self.image_shape),
+                dtype=self.dtype,
+            )
+            self._open = stack.pop_all()
         return self
 
     def append(
@@ -148,6 +178,8 @@ class CellsWriter:
         ------
         DataError
             If shapes, dtypes or columns do not fit what the writer was made for.
+        OSError
+            If the disk is full; at the end of the block it becomes `stainfree.files.UnwritableError`.
         """
         columns: dict[str, Any] = {"stage": stage, "cell_id": cell_id, "source": source}
         optional = {"group": group, "dna_content": dna_content, "origin": origin, "parents": parents}
@@ -168,6 +200,7 @@ class CellsWriter:
         self._images.resize(self.n_cells + len(images), axis=0)
         self._images[self.n_cells :] = images
         self.n_cells += len(images)
+        self._sink.check()
 
     def _finish(self) -> None:
         ids = self._columns.get("cell_id", [])
@@ -199,15 +232,13 @@ class CellsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
+        if kind is not None:
+            self._open.__exit__(kind, error, traceback)
+            return
+        with self._open:
+            self._finish()
             self._file.close()
-            if kind is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._sink.check()
 
 
 def _open(path: str | os.PathLike[str]) -> h5py.File:

@@ -1,27 +1,84 @@
-"""Checkpoints: tensors and a few plain values in one safetensors file, written atomically."""
+"""Unfinished work: who owns it, and its checkpoints.
+
+A checkpoint is tensors and a few plain values in one safetensors file, written atomically.
+
+**Ownership.** A training script may outlive the snakemake that started it: one that is killed hard leaves it running,
+and so does a cluster whose controller goes away. The next run then starts another one on the same part. So whoever
+starts on a folder of unfinished work lays down a token of its own there, over any that is there, and every file that is
+written under `owned` is refused once the token is another's. The newest owner wins, since it is the one that a living
+snakemake waits for; the older one stops at its next write. A lock of the file system would do the opposite, and is not
+reliable on the network file systems of clusters; a small file, replaced whole and opened anew for every look, is.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, optim
 
 from stainfree import files
+from stainfree.errors import StainfreeError
 
 logger = logging.getLogger(__name__)
+
+
+class TakenOverError(StainfreeError):
+    """Another process has taken over the work of this one."""
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[Callable[[], None]]:
+    """Take over a folder of unfinished work; no file is written in the block once another process has taken it.
+
+    Yields
+    ------
+    callable
+        Raises where the folder is no longer this process's, for what is done besides writing files.
+
+    Raises
+    ------
+    TakenOverError
+        At the first write after another process took the folder over, or removed it.
+    """
+    path = folder / "owner.json"
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    token = {"host": platform.node(), "process": os.getpid(), "since": since, "token": secrets.token_hex(8)}
+    files.write_json(path, token)
+
+    def check() -> None:
+        try:
+            owner = files.read_json(path)
+        except FileNotFoundError:
+            raise TakenOverError(
+                f"{folder}: finished or removed by another process; this one ({os.getpid()}) stops and writes no more"
+            ) from None
+        if owner != token:
+            raise TakenOverError(
+                f"{folder}: taken over by process {owner['process']} of {owner['host']} at {owner['since']}; "
+                f"this one ({os.getpid()}) stops and writes no more"
+            )
+
+    with files.guarded(check):
+        yield check
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able values to one file."""
     with files.atomic(path) as temporary:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"values": json.dumps(values)})
+        # Not `save_file`: it writes to a temporary file of its own, which a killed process would leave behind.
+        temporary.write_bytes(to_bytes(contiguous, metadata={"values": json.dumps(values)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

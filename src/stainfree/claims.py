@@ -398,13 +398,16 @@ def saliency_contrast(inputs: Inputs, *, models: Sequence[str], against: str, me
 
 
 def saliency_peaks(inputs: Inputs, *, model: str, class_name: str, n_peaks: int, method: str, above: float) -> Finding:
-    """Measure the share of a class's cells, of those the model is right about, whose saliency has `n_peaks` peaks."""
+    """Measure the share of a class's cells, of those the model is right about, whose saliency has `n_peaks` peaks.
+
+    Right and wrong are told by the model itself under the study's loss, not by the judge that picked the cells.
+    """
     table = inputs.saliency(model, method=method)
     table = table[table["class"] == class_name]
-    right = table[table["right"]]
+    right = table[table["model_right"]]
     if right.empty:
         raise NotMadeError(f"{model} is right about no explained {class_name} cell")
-    found, wrong = int((right["n_peaks"] == n_peaks).sum()), table[~table["right"]]
+    found, wrong = int((right["n_peaks"] == n_peaks).sum()), table[~table["model_right"]]
     low, high = metrics.wilson(found, len(right))
     return Finding(
         f"share of the {class_name} cells predicted right whose {method} saliency has {n_peaks} peaks; "
@@ -461,26 +464,29 @@ def embedding_purity(
 
     Neighbours are sought in the embedding itself, not in its projection, among the test cells of the same part (and
     of the classes `among`), since the embeddings of two parts have nothing in common. `above` is a number or
-    ``chance``: the share of the class among the cells asked. Bootstrap over the cells of the class; Wilson where all
-    fare alike.
+    ``chance``: the share of the class among the cells asked. A cell that several parts embedded (seeds) counts
+    once, with its mean. Bootstrap over the cells of the class; Wilson where all fare alike.
     """
     table = inputs.embeddings(model)
     table = table[table["class"].isin(among)] if among else table
     columns = [name for name in table.columns if name[:1] == "e" and name[1:].isdigit()]
-    shares, chances = [], []
+    found = []
     for _, part in table.groupby(["fold", "seed"], sort=True):
         member = (part["class"] == class_name).to_numpy()
-        if member.sum() >= 2:
-            shares.append(purity(part[columns].to_numpy(dtype=np.float64), member, k=k))
-            chances.append(np.full(member.sum(), (member.sum() - 1) / (len(member) - 1)))
-    if not shares:
+        n = int(member.sum())
+        if n >= 2:
+            shares = purity(part[columns].to_numpy(dtype=np.float64), member, k=k)
+            own = {"cell_id": part["cell_id"][member], "share": shares, "chance": (n - 1) / (len(part) - 1), "n": n}
+            found.append(pd.DataFrame(own))
+    if not found:
         raise NotMadeError(f"{model} has embedded fewer than two test cells of {class_name} in any part")
-    per_cell, chance = np.concatenate(shares), float(np.concatenate(chances).mean())
-    value, low, high = stratified_mean(per_cell, np.zeros(len(per_cell)))
+    # Several seeds say more of the same cells; they are no further cells.
+    per_cell = pd.concat(found).groupby("cell_id").mean()
+    n_cells, fewest, chance = len(per_cell), min(int(part["n"].iloc[0]) for part in found), per_cell["chance"].mean()
+    value, low, high = stratified_mean(per_cell["share"].to_numpy(), np.zeros(n_cells))
     if low == high:
-        low, high = metrics.wilson(per_cell.sum(), len(per_cell))
+        low, high = metrics.wilson(per_cell["share"].sum(), n_cells)
     threshold = chance if above == "chance" else float(above)
-    n_cells = int(table.loc[table["class"] == class_name, "cell_id"].nunique())
     return Finding(
         f"share of the {k} nearest neighbours of {class_name} cells that are {class_name}"
         + (f", among {' and '.join(among)}" if among else "")
@@ -491,7 +497,7 @@ def embedding_purity(
         low,
         high,
         n_cells,
-        f"Chance is {chance:.2%}." + ("" if n_cells > k else f" With {n_cells} cells, fewer neighbours are asked."),
+        f"Chance is {chance:.2%}." + ("" if fewest > k else f" Of {fewest} cells, {fewest - 1} neighbours are asked."),
     )
 
 

@@ -17,10 +17,16 @@ import yaml
 from stainfree import losses, models
 from stainfree.errors import ConfigError
 from stainfree.models import ModelEntry
-from stainfree.schemes import Scheme
+from stainfree.schemes import Scheme, slug
 
 RESERVED_VARIANTS = ("figures", "tables", "saliency", "embedding")
 """Folders that stand beside the variants in the results."""
+
+RESERVED_EXPERIMENTS = {path.stem for path in (Path(__file__).parents[2] / "scripts").glob("*.py")} | {"all"}
+"""Names of the workflow's own rules, each of which has a script of that name."""
+
+SHARED_MODULES = {"download", "duplicates", "pictures"}
+"""Modules of `stainfree.datasets` that read no kind of source."""
 
 SPLIT_KEYS = {
     "holdout": ({"validation", "test"}, {"group_by"}),
@@ -118,6 +124,18 @@ def _line(error: Any, schema: Mapping[str, Any]) -> list[str]:
     return [f"`{where}`: {error.message}"]
 
 
+def _check_keys(value: Any, where: str = "config") -> None:
+    """Refuse keys that are no texts: YAML reads ``on``, ``no`` and ``1`` as something else."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"`{where}`: the key {key!r} is no text; put it in quotes")
+            _check_keys(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_keys(item, where)
+
+
 def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Check a config against the schema.
 
@@ -164,9 +182,11 @@ class Experiment:
     explain: Mapping[str, Any] | None
 
     def losses_of(self, model: str) -> tuple[str, ...]:
-        """Return the losses that the model is trained under: the experiment's, as far as they mean something."""
+        """Return the losses that the model is trained under: the experiment's, as far as they mean something to it."""
         declared = models.family(self.model(model).family).losses
-        return self.losses if declared is None else declared
+        if declared is None:
+            return self.losses
+        return tuple(loss for loss in declared if loss in self.losses or loss == models.NO_LOSS)
 
     def model(self, name: str) -> ModelEntry:
         """Return the entry called `name`."""
@@ -199,7 +219,9 @@ def _check_split(where: str, split: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def read_experiment(name: str, config: Mapping[str, Any], *, studies: Sequence[str]) -> Experiment:
+def read_experiment(
+    name: str, config: Mapping[str, Any], *, studies: Sequence[str], datasets: Sequence[str]
+) -> Experiment:
     """Turn one entry of `experiments` into an `Experiment`.
 
     Raises
@@ -216,10 +238,24 @@ def read_experiment(name: str, config: Mapping[str, Any], *, studies: Sequence[s
         )
     if given.get("study") and given["study"] not in studies:
         problems.append(f"`{where}.study`: unknown study `{given['study']}`{nearest(given['study'], studies)}")
+    problems += [
+        f"`{where}.sources.{dataset}`: unknown data set{nearest(dataset, datasets)}"
+        for dataset in given.get("sources", {})
+        if dataset not in datasets
+    ]
+    if name in RESERVED_EXPERIMENTS:
+        problems.append(f"`{where}`: a step of the workflow has this name; choose another")
     for variant, settings in given["variants"].items():
         if variant in RESERVED_VARIANTS:
             problems.append(f"`{where}.variants.{variant}`: a folder of the results has this name; choose another")
         problems += _check_split(f"{where}.variants.{variant}.split", settings["split"])
+        classes = config["schemes"].get(given["scheme"], {})
+        problems += [
+            f"`{where}.variants.{variant}.split.counts`: `{c}` is not a class of scheme {given['scheme']}"
+            f"{nearest(c, classes)}"
+            for c in settings["split"].get("counts", {})
+            if classes and c not in classes
+        ]
     entries: list[ModelEntry] = []
     for item in given["models"]:
         try:
@@ -233,6 +269,12 @@ def read_experiment(name: str, config: Mapping[str, Any], *, studies: Sequence[s
             losses.loss_path(loss)
         except ConfigError as error:
             problems.append(f"`{where}.losses`: {error}")
+    for entry in entries:
+        declared = models.family(entry.family).losses
+        if declared is not None and models.NO_LOSS not in declared and not set(declared) & set(given["losses"]):
+            problems.append(
+                f"`{where}.losses`: model {entry.name} is trained under {', '.join(declared)} only; add one of them"
+            )
     explain = given.get("explain")
     scheme_classes = list(config["schemes"].get(given["scheme"], {}))
     if explain and len(entries) == len(given["models"]):
@@ -244,6 +286,9 @@ def read_experiment(name: str, config: Mapping[str, Any], *, studies: Sequence[s
                 )
             elif key == "embedding" and not models.family(entries[names.index(explain[key])].family).embedding:
                 problems.append(f"`{where}.explain.embedding`: `{explain[key]}` has no embedding")
+        slugs = [slug(name) for name in explain["classes"]]
+        if len(set(slugs)) < len(slugs):
+            problems.append(f"`{where}.explain.classes`: two of them would give figures of one name; leave one out")
         if scheme_classes:
             problems += [
                 f"`{where}.explain`: `{c}` is not a class of scheme {given['scheme']}{nearest(c, scheme_classes)}"
@@ -314,18 +359,34 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
         With one line per mistake: the key, and the nearest valid name where there is one.
     """
     schema = read_yaml(workflow / "schemas" / "config.schema.yaml")
+    _check_keys(config)
     config = coerce(config, schema)
     check_schema(config, schema)
     problems: list[str] = []
     public = read_yaml(workflow / "datasets.yaml")
     datasets = merge(public, config["datasets"])
+    shared = {"kind", "channels", "bit_depth", "pixel_size_um", "licence", "citation", "path", "keep_duplicates"}
+    problems += [
+        f"unknown key `datasets.{name}.{key}`{nearest(key, {*public[name], *shared})}"
+        for name, changes in config["datasets"].items()
+        if name in public
+        for key in changes
+        if key not in public[name] and key not in shared
+    ]
+    problems += [
+        f"`datasets.{name}` lacks the key `{key}`"
+        for name, told in datasets.items()
+        if "kind" in told
+        for key in ("channels", "bit_depth")
+        if key not in told
+    ]
     problems += [
         f"`datasets.{name}`: no public data set has this name{nearest(name, public)}; one of your own needs `kind`"
         for name, changes in config["datasets"].items()
         if name not in public and "kind" not in changes
     ]
     folder = workflow.parent / "src" / "stainfree" / "datasets"
-    kinds = sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    kinds = sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem not in SHARED_MODULES)
     problems += [
         f"`datasets.{name}.kind`: unknown kind `{told['kind']}`{nearest(str(told['kind']), kinds)}"
         for name, told in datasets.items()
@@ -351,7 +412,7 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
     experiments: dict[str, Experiment] = {}
     for name in config["experiments"]:
         try:
-            experiments[name] = read_experiment(name, config, studies=studies)
+            experiments[name] = read_experiment(name, config, studies=studies, datasets=list(datasets))
         except ConfigError as error:
             problems += str(error).split("\n")
     if not problems:

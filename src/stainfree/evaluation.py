@@ -167,7 +167,7 @@ def _evaluate_pair(
             yield _mean_of_seeds(pooled).assign(subset=subset, seed=MEAN, fold=POOLED)
 
 
-def _largest_training_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[int, str]:
+def largest_training_class(cells: pd.DataFrame, classes: Sequence[str]) -> dict[int, str]:
     """Name the class with most training cells in each fold; the first in the scheme's order where there is a tie."""
     counts = cells[cells["subset"] == "train"].groupby(["fold", "class"])["cell_id"].nunique().unstack(fill_value=0)
     largest = counts.reindex(columns=list(classes), fill_value=0).idxmax(axis=1)
@@ -207,9 +207,9 @@ def _evaluate_trivial(
 ) -> pd.DataFrame:
     """Score the trivial answer on all cells of a variant that any of its models predicted."""
     cells = cells.drop_duplicates(["fold", "subset", "cell_id"])
-    largest = _largest_training_class(cells, classes)
+    largest = largest_training_class(cells, classes)
     if split is not None:
-        largest = {**_largest_training_class(splits.read(split), classes), **largest}
+        largest = {**largest_training_class(splits.read(split), classes), **largest}
     table = trivial_predictions(cells, classes=classes, largest=largest, path=path)
     pair = (variant, TRIVIAL, NONE)
     scored = pd.concat(_evaluate_pair(table, pair, classes=classes, bootstrap=bootstrap, seed=seed))

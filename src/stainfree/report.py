@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -215,6 +215,9 @@ class Report:
         Folder of logs and benchmark files.
     provenance, config
         Mappings to show, or JSON text of such.
+    files
+        Names of the files below the experiment's folder that the run made, or JSON text of such: others there are
+        leftovers of other settings and are not shown. Empty: all that is there.
     """
 
     dataset: str
@@ -225,6 +228,12 @@ class Report:
     logs: str | os.PathLike[str] = "logs"
     provenance: str | Mapping[str, Any] = field(default_factory=dict)
     config: str | Mapping[str, Any] = field(default_factory=dict)
+    files: str | Sequence[str] = ()
+
+    def _made(self, name: str) -> bool:
+        """Tell whether the run made the file `name` below the experiment's folder."""
+        told = json.loads(self.files) if isinstance(self.files, str) and self.files else self.files
+        return not told or name in told
 
     # --- what the sections draw on
 
@@ -248,11 +257,20 @@ class Report:
         """The conversion report."""
         return dict(files.read_json(self.data_report)) if self.data_report else {}
 
+    @property
+    def trainings(self) -> list[tuple[str, str, str]]:
+        """(variant, model, loss) of each training that was scored."""
+        table = self.metrics[["variant", "model", "loss"]].drop_duplicates()
+        return list(table.itertuples(index=False, name=None))
+
+    def _interactive(self) -> list[dict[str, str]]:
+        """Return the interactive pages that the run made."""
+        return [page for page in _interactive(self.folder, self.folder) if self._made(page["href"])]
+
     @cached_property
     def models(self) -> list[dict[str, Any]]:
         """What ``model.json`` says of each training, in the order of the metrics."""
-        trainings = self.metrics[["variant", "model", "loss"]].drop_duplicates().itertuples(index=False)
-        paths = [self.folder / variant / model / loss / "model.json" for variant, model, loss in trainings]
+        paths = [self.folder / variant / model / loss / "model.json" for variant, model, loss in self.trainings]
         return [files.read_json(path) for path in paths if path.is_file()]
 
     @property
@@ -411,12 +429,16 @@ class Report:
         return list(rows.values())
 
     def chosen(self) -> Html:
-        """Show one pair per model, the best on validation and the study's own choice, beside the published numbers."""
-        return self._scores(
+        """Show one pair per model, the best on validation and the study's own choice, beside the published numbers.
+
+        Where there are several sources, the chosen pairs are shown again, scored over each.
+        """
+        scores = self._scores(
             only_chosen=True,
             caption="Balanced accuracy, its 95 % interval and the cells behind it. Per model: the loss that is best on "
             "validation (shaded), and the one that the study chose, with what the study reports for it.",
         )
+        return Html(scores + self._scores_by_source())
 
     def pairs(self) -> Html:
         """Show every model under every loss."""
@@ -442,6 +464,20 @@ class Report:
             subset_names=[name for name in SUBSETS if name in set(self.metrics["subset"])],
         )
 
+    def _scores_by_source(self) -> Html:
+        """Show the chosen pairs and the trivial answer on the test cells of each source; nothing where there is one."""
+        name = "tables/balanced_accuracy_by_source.csv"
+        table = self._table(name) if self._made(name) else pd.DataFrame()
+        sources = list(table["source"].unique()) if len(table) else []
+        if len(sources) < 2:
+            return Html()
+        table = table[table["chosen"] | (table["model"] == TRIVIAL)].rename(columns={"balanced_accuracy": "value"})
+        rows = [
+            {"model": model, "loss": loss, "trivial": model == TRIVIAL, "scores": scores.to_dict("index")}
+            for (model, loss), scores in table.set_index("source").groupby(["model", "loss"], sort=False)
+        ]
+        return render("sources", rows=sorted(rows, key=lambda row: row["trivial"]), sources=sources)
+
     def _score_rows(self, variant: str, choice: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """Yield one row of scores per pair of a variant, the trivial answer last."""
         own = self.metrics[self.metrics["variant"] == variant]
@@ -464,14 +500,15 @@ class Report:
     def figures(self) -> Html:
         """Show every figure with a caption that names the study's own."""
         captions = self.told.get("figures", {})
-        found = {path.stem: path for path in sorted(self.folder.glob("figures/*.svg"))}
+        drawn = sorted(self.folder.glob("figures/*.svg"))
+        found = {path.stem: path for path in drawn if self._made(f"figures/{path.name}")}
         order = [name for name in captions if name in found] + [name for name in found if name not in captions]
         shown = [_figure(found[name], captions.get(name, {})) for name in order]
-        return render("figures", figures=shown, interactive=_interactive(self.folder, self.folder))
+        return render("figures", figures=shown, interactive=self._interactive())
 
     def claims(self) -> Html:
         """Hold the study's claims against our numbers."""
-        table = self._table("claims.csv")
+        table = self._table("claims.csv") if self._made("claims.csv") else pd.DataFrame()
         rows = [{**row, "badge": BADGES.get(row["verdict"], "open")} for row in table.to_dict("records")]
         tally = Counter(row["verdict"] for row in rows)
         verdicts = [f"{n} with the verdict “{verdict}”" for verdict, n in tally.most_common()]
@@ -481,6 +518,8 @@ class Report:
     def costs(self) -> Html:
         """Say what each step cost."""
         jobs = costs.of_experiment(costs.read_jobs(self.logs), dataset=self.dataset, experiment=self.experiment)
+        pairs = {"/".join([self.dataset, self.experiment, *pair]) for pair in self.trainings}
+        jobs = jobs[(jobs["rule"] != "train") | jobs["job"].isin(pairs)]
         table = costs.per_rule(jobs, order=CHAIN)
         return render("costs", costs=table.to_dict("records"), total=duration(float(table["wall_s"].sum())))
 

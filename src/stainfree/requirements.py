@@ -61,5 +61,8 @@ def check(
         )
     for model, size in sizes.items():
         reason = why_not(image_shape, size, fit)
+        if size is None and image_shape[0] != image_shape[1]:
+            height, width = image_shape
+            reason = f"images of {height} x {width} are not square; set `image_size` of its family, and `fit`"
         if reason:
             raise DataError(f"{dataset}: model {model} cannot take it: {reason} in the experiment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,11 @@ STAGES = ("G1", "S", "G2", "Prophase", "Metaphase", "Anaphase", "Telophase")
 """All stages, in the order in which a cell passes through them."""
 
 INTERPHASE = ("G1", "S", "G2")
+
+
+def slug(name: str) -> str:
+    """Turn a class name into a part of a file name: ``G2/M`` into ``g2_m``, ``not G2`` into ``not_g2``."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower())
 
 
 @dataclass(frozen=True)

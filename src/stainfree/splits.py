@@ -106,13 +106,13 @@ def _holdout(table: pd.DataFrame, spec: Mapping[str, Any], rng: np.random.Genera
 def _kfold(table: pd.DataFrame, spec: Mapping[str, Any], rng: np.random.Generator) -> list[npt.NDArray[np.object_]]:
     folds = spec["folds"]
     stages, groups = _column(table, "stage"), _column(table, "group")
-    independent = table.groupby("stage")["group"].nunique().to_dict()
-    stage = min(independent, key=lambda stage: independent[stage])
-    if independent[stage] < folds:
-        raise DataError(
-            f"split: stage {stage} has {independent[stage]} independent cells, fewer than the {folds} folds; "
-            "lower `folds` or leave the stage out of the scheme"
-        )
+    independent = table[table["class"] != ""].groupby("class")["group"].nunique().to_dict()
+    for name, n in independent.items():
+        if n < folds:
+            raise DataError(
+                f"split: class {name} has {n} independent cells, fewer than the {folds} folds; "
+                "lower `folds`, or choose a scheme without the class"
+            )
     bins = np.full(len(table), -1, dtype=np.int64)
     if groups.size == len(set(groups)):
         # One shuffled deck, sorted by stage and dealt round: every stage and every fold is even to one cell.
@@ -136,8 +136,10 @@ def _kfold(table: pd.DataFrame, spec: Mapping[str, Any], rng: np.random.Generato
 def _counts(table: pd.DataFrame, spec: Mapping[str, Any], rng: np.random.Generator) -> list[npt.NDArray[np.object_]]:
     """Exact numbers of cells per class and subset; cells that are asked for nowhere are left out."""
     subset = np.full(len(table), "", dtype=object)
+    # One cell of each group: the others could end up elsewhere.
+    first = ~table["group"].duplicated().to_numpy()
     for name, wanted in spec["counts"].items():
-        rows = rng.permutation(np.flatnonzero(_column(table, "class") == name))
+        rows = rng.permutation(np.flatnonzero(first & (_column(table, "class") == name)))
         asked = sum(wanted.get(s, 0) for s in SUBSETS)
         if asked > len(rows):
             raise DataError(f"split: {asked} cells of {name} are asked for, and there are {len(rows)}; lower `counts`")
@@ -217,13 +219,18 @@ def check(split: pd.DataFrame, *, scheme: Scheme) -> None:
     Raises
     ------
     DataError
-        If a class of the scheme is missing from a fold's training cells, or a group is parted.
+        If a class of the scheme is missing from a fold's training cells, a subset is empty, or a group is parted.
     """
     counts = split.groupby(["fold", "class", "subset"]).size().unstack("subset", fill_value=0)
     for fold, in_fold in counts.groupby(level="fold"):
         for subset in SUBSETS:
             present = set(in_fold.index[in_fold[subset] > 0].get_level_values("class")) if subset in in_fold else set()
             missing = [name for name in scheme.classes if name not in present]
+            if not present:
+                raise DataError(
+                    f"split: fold {fold} has no {subset} cell at all; training needs all three of "
+                    f"{', '.join(SUBSETS)}: change the shares, the counts, or `group_by`"
+                )
             if missing and subset == "train":
                 raise DataError(
                     f"split: fold {fold} has no training cell of {', '.join(missing)}; choose a scheme without it, "

@@ -48,6 +48,8 @@ def reached_modules(start: Iterable[Path], *, library: Path = LIBRARY) -> list[P
         if path in reached:
             continue
         reached.add(path)
+        if path.suffix != ".py":
+            continue
         for name in _imports(ast.parse(path.read_text(encoding="utf-8")), library.name):
             found = _find(name, library.parent)
             if found is not None:

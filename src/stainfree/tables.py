@@ -9,13 +9,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from stainfree import evaluation, files, splits
+from stainfree import evaluation, files, metrics, predictions, splits
 from stainfree.metrics import OVERALL
 from stainfree.predictions import SUBSETS
 
 PAIR = ["variant", "model", "loss"]
+BY_SOURCE_COLUMNS = (
+    *PAIR, "chosen", "published_pair", "source", "balanced_accuracy", "ci_low", "ci_high", "n_cells", "absent_classes",
+)  # fmt: skip
+SEED = 0
+"""Seed of the intervals that are drawn here."""
 
 
 def class_counts(
@@ -106,6 +112,86 @@ def balanced_accuracy(
     return out
 
 
+def _mixed_sources(split: pd.DataFrame) -> list[str]:
+    """Name the sources that hold more than one class; none where there is a single source."""
+    n_classes = split.groupby("source", sort=True)["class"].nunique()
+    return [str(name) for name in n_classes.index[n_classes > 1]] if len(n_classes) > 1 else []
+
+
+def _score(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+    """Score predictions by balanced accuracy; of several seeds, values and interval ends are averaged."""
+    found = []
+    for _, rows in table.groupby("seed", sort=True):
+        confusion = metrics.confusion_matrix(
+            evaluation.codes(rows["class"], classes),
+            evaluation.codes(rows["predicted"], classes),
+            n_classes=len(classes),
+            weights=evaluation.cell_weights(rows),
+        )
+        value = float(metrics.balanced_accuracy(confusion))
+        draws = metrics.balanced_accuracy_draws(confusion, rng=np.random.default_rng(SEED))
+        found.append((value, *metrics.interval(draws, value)))
+    value, low, high = np.mean(found, axis=0) if found else (np.nan, np.nan, np.nan)
+    present = set(table["class"])
+    return {
+        "balanced_accuracy": value,
+        "ci_low": low,
+        "ci_high": high,
+        "n_cells": table["cell_id"].nunique(),
+        "absent_classes": ", ".join(name for name in classes if name not in present),
+    }
+
+
+def balanced_accuracy_by_source(
+    whole: pd.DataFrame,
+    predicted: Mapping[tuple[str, str, str], pd.DataFrame],
+    split: pd.DataFrame,
+    *,
+    classes: Sequence[str],
+) -> pd.DataFrame:
+    """Score the test cells of one variant over all of them, and over each source that holds more than one class.
+
+    Where a source holds one class alone, its acquisition tells the class; a score over the cells of another source is
+    free of that.
+
+    Parameters
+    ----------
+    whole
+        The rows of that variant of the table of `balanced_accuracy`: its test scores are those over all cells.
+    predicted
+        (variant, model, loss) -> the predictions of a training.
+    split
+        The split of that variant: says which classes a source holds, and what the trivial answer is.
+    classes
+        Class names in the scheme's order.
+
+    Returns
+    -------
+    DataFrame
+        variant, model, loss, chosen, published_pair, source (``all`` or its name), balanced_accuracy, ci_low, ci_high,
+        n_cells, absent_classes (those without test cells, over which the mean is not taken). With a single source, rows
+        of ``all`` alone. The trivial answer is the largest training class over all sources.
+    """
+    trivial = evaluation.trivial_predictions(
+        split[split["subset"] == "test"],
+        classes=classes,
+        largest=evaluation.largest_training_class(split, classes),
+        path="split",
+    )
+    pairs = list(whole[PAIR].itertuples(index=False, name=None))
+    rows = whole.set_axis([name.removeprefix("test_") for name in whole.columns], axis=1)
+    rows = rows[[name for name in BY_SOURCE_COLUMNS if name != "source"]]
+    found = [rows.assign(source=evaluation.ALL)]
+    for source in _mixed_sources(split):
+        answers = [trivial if model == evaluation.TRIVIAL else predicted[v, model, loss] for v, model, loss in pairs]
+        scored = [
+            _score(answer[(answer["subset"] == "test") & (answer["source"] == source)], classes) for answer in answers
+        ]
+        found.append(rows.assign(source=source, **pd.DataFrame(scored, index=rows.index)))
+    # The sources of one pair stand together.
+    return pd.concat(found).sort_index(kind="stable")[list(BY_SOURCE_COLUMNS)].reset_index(drop=True)
+
+
 def scores(scored: pd.DataFrame) -> pd.DataFrame:
     """Lay out every overall score on the test cells, one row per model and loss.
 
@@ -133,8 +219,11 @@ def run(
     split_paths: Mapping[str, str | os.PathLike[str]],
     class_counts_out: str | os.PathLike[str],
     balanced_accuracy_out: str | os.PathLike[str],
+    by_source_out: str | os.PathLike[str],
     scores_out: str | os.PathLike[str],
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str],
+    predicted: Sequence[str | os.PathLike[str]],
+    pairs: Sequence[Sequence[str]],
     study: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the tables as CSV.
@@ -145,10 +234,14 @@ def run(
         ``metrics.csv`` and ``chosen_losses.csv``.
     split_paths
         Variant -> its split.
-    class_counts_out, balanced_accuracy_out, scores_out
+    class_counts_out, balanced_accuracy_out, by_source_out, scores_out
         The files to write.
     classes
         Class names in the scheme's order.
+    predicted
+        ``predictions.parquet`` of each training of one variant, for the scores by source.
+    pairs
+        (variant, model, loss) of each of `predicted`.
     study
         What the study says.
     """
@@ -156,5 +249,14 @@ def run(
     table = evaluation.read_metrics(scored)
     split_tables = {variant: splits.read(path) for variant, path in split_paths.items()}
     files.write_csv(class_counts_out, class_counts(split_tables, classes=classes, study=said))
-    files.write_csv(balanced_accuracy_out, balanced_accuracy(table, pd.read_csv(chosen), study=said))
+    whole = balanced_accuracy(table, pd.read_csv(chosen), study=said)
+    files.write_csv(balanced_accuracy_out, whole)
+    variant = pairs[0][0]
+    by_source = balanced_accuracy_by_source(
+        whole[whole["variant"] == variant],
+        {(v, model, loss): predictions.read(path) for (v, model, loss), path in zip(pairs, predicted, strict=True)},
+        split_tables[variant],
+        classes=classes,
+    )
+    files.write_csv(by_source_out, by_source)
     files.write_csv(scores_out, scores(table))

@@ -27,12 +27,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from stainfree import cells, checkpoints, files, images, losses, models, predictions, provenance, splits
 from stainfree.augment import Normalisation, augmented_batch, centre_batch
-from stainfree.errors import DataError
+from stainfree.errors import ConfigError, DataError
 from stainfree.models._layers import one_by_one
 from stainfree.schemes import Scheme
 
@@ -71,6 +71,10 @@ class Plan:
         """Return 16 hexadecimal digits that name this training on these cells."""
         said = dataclasses.asdict(self)
         del said["checkpoint_seconds"]
+        # In order: the same classes in another order are other outputs of the network.
+        said["scheme"]["members"] = list(self.scheme.members.items())
+        # What `auto` means here: a GPU cannot go on where a CPU stopped.
+        said["device"] = choose_device(self.device).type
         text = json.dumps([said, cells_sha256, split_sha256], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -85,6 +89,7 @@ class Data:
     """cell_id -> position in `images`."""
     split: pd.DataFrame
     cells_sha256: str
+    split_path: str
     split_sha256: str
 
     def select(self, fold: int, subset: str) -> tuple[pd.DataFrame, Tensor]:
@@ -96,8 +101,11 @@ class Data:
 
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; ``auto`` is the GPU where there is one."""
+    available = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if available else "cpu"
+    if name == "cuda" and not available:
+        raise ConfigError("training.device: cuda is asked for, and torch finds no GPU here; set it to auto or cpu")
     return torch.device(name)
 
 
@@ -126,6 +134,7 @@ def load(
         row=pd.Series(np.arange(len(rows)), index=table["cell_id"].to_numpy()[rows]),
         split=split,
         cells_sha256=cells.read_info(cells_path).content_sha256,
+        split_path=str(split_path),
         split_sha256=files.sha256(split_path),
     )
 
@@ -297,7 +306,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
     # --- the best step's weights speak
     module.load_state_dict(best_weights)
     with files.atomic(folder / "weights.safetensors") as temporary:
-        save_file({key: value.cpu().contiguous() for key, value in best_weights.items()}, temporary)
+        temporary.write_bytes(save({key: value.cpu().contiguous() for key, value in best_weights.items()}))
     _predict(module, data, plan, fold=fold, seed=seed, normalisation=normalisation, folder=folder)
     table = pd.DataFrame(history).assign(fold=fold, seed=seed)
     files.write_csv(folder / "history.csv", table[["fold", "seed", *history[0]]])
@@ -426,7 +435,7 @@ def join(parts: Sequence[Path], out: Path, plan: Plan, data: Data) -> None:
             "layers": describe_layers(module, channels=len(plan.channels), image_size=image_size),
             "parts": told,
             "cells_sha256": data.cells_sha256,
-            "split": {"sha256": data.split_sha256},
+            "split": {"path": data.split_path, "sha256": data.split_sha256},
             "provenance": provenance.collect(["torch", "numpy", "h5py", "pandas", "safetensors"]),
         },
     )
@@ -452,6 +461,11 @@ def train(
         What is trained, and how.
     work
         Folder for unfinished work, safe to delete: a later call goes on from what stands there.
+
+    Raises
+    ------
+    TakenOverError
+        If another process started on the same training meanwhile: it goes on, this one writes no more.
     """
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -466,17 +480,19 @@ def train(
         fit=plan.fit,
         device=choose_device(plan.device),
     )
-    key = plan.digest(cells_sha256=data.cells_sha256, split_sha256=data.split_sha256)
-    unfinished = Path(work) / key
+    unfinished = Path(work) / plan.digest(cells_sha256=data.cells_sha256, split_sha256=data.split_sha256)
     parts = []
-    for fold in sorted(data.split["fold"].unique().tolist()):
-        for seed in plan.seeds:
-            part = unfinished / f"fold{fold}-seed{seed}"
-            if not (part / "part.json").is_file():
-                train_part(data, plan, fold=fold, seed=seed, folder=part)
-            parts.append(part)
-    join(parts, Path(out), plan, data)
-    shutil.rmtree(unfinished)
+    with checkpoints.owned(unfinished) as check_owner:
+        for fold in sorted(data.split["fold"].unique().tolist()):
+            for seed in plan.seeds:
+                part = unfinished / f"fold{fold}-seed{seed}"
+                if not (part / "part.json").is_file():
+                    with checkpoints.owned(part):
+                        train_part(data, plan, fold=fold, seed=seed, folder=part)
+                parts.append(part)
+        join(parts, Path(out), plan, data)
+        check_owner()
+        shutil.rmtree(unfinished)
 
 
 def plan_from(told: Mapping[str, Any]) -> Plan:

@@ -8,10 +8,11 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
 from stainfree import config as configuration
-from stainfree import losses, models, requirements, staleness
-from stainfree.errors import StainfreeError
+from stainfree import files, losses, models, requirements, sources, staleness
+from stainfree.errors import ConfigError, StainfreeError
 
 try:
+    files.check_writable("data", "results", "work", "logs")
     SETTINGS = configuration.check(config, workflow=ROOT / "workflow")
     # What the models ask of the data, for the scripts; what is already converted is asked before any job starts.
     config["requirements"] = {
@@ -20,15 +21,20 @@ try:
     }
     if (converted := Path(f"data/{SETTINGS.dataset}.json")).is_file():
         about = json.loads(converted.read_text())
-        for name in SETTINGS.build:
-            requirements.check(
-                tuple(about["image_shape"]),
-                about["channels"],
-                dataset=SETTINGS.dataset,
-                **config["requirements"][name],
-            )
+        # Cells of another description are about to be converted again; the split asks then.
+        if about.get("description") == files.digest(
+            SETTINGS.datasets[SETTINGS.dataset]
+        ):
+            for name in SETTINGS.build:
+                requirements.check(
+                    tuple(about["image_shape"]),
+                    about["channels"],
+                    dataset=SETTINGS.dataset,
+                    **config["requirements"][name],
+                )
 except StainfreeError as error:
-    sys.exit("\n".join(f"config: {line}" for line in str(error).split("\n")))
+    prefix = "config" if isinstance(error, ConfigError) else "Error"
+    sys.exit("\n".join(f"{prefix}: {line}" for line in str(error).split("\n")))
 
 
 wildcard_constraints:

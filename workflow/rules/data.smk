@@ -26,7 +26,7 @@ rule download:
 
 rule convert:
     input:
-        manifest=get_downloaded,
+        source=get_source,
     output:
         cells="data/{dataset}.h5",
         report="data/{dataset}.json",
@@ -43,6 +43,7 @@ rule convert:
     params:
         description=lambda wildcards: SETTINGS.datasets[wildcards.dataset],
         raw="data/raw/{dataset}",
+        fingerprint=get_fingerprint,
         code=lambda wildcards: get_code("convert", "data", get_kind(wildcards)),
     message:
         "Convert {wildcards.dataset} to HDF5"

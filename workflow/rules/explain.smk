@@ -39,9 +39,8 @@ rule saliency:
 
 rule embedding:
     input:
-        embeddings=lambda wildcards: "results/{}/{}/{}/{}/{}/embeddings.parquet".format(
-            wildcards.dataset, wildcards.experiment, *get_mapped(wildcards)
-        ),
+        embeddings=get_trained("embeddings.parquet", get_mapped),
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
     output:
         embedding="results/{dataset}/{experiment}/embedding/{model}.parquet",
     log:
@@ -55,6 +54,7 @@ rule embedding:
         mem_mb=2000,
         runtime=60,
     params:
+        pairs=get_mapped,
         options=lambda wildcards: {
             "fold": 0,
             "seed": get_experiment(wildcards).seeds[0],

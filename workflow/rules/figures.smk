@@ -84,18 +84,20 @@ rule plot_confusion:
         predictions=get_main_trained("predictions.parquet"),
         chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
     output:
-        svg=[
-            shown("confusion_train", "confusion matrices, train"),
-            shown("confusion_test", "confusion matrices, test"),
-            shown("confusion_test_all", "confusion matrices, all pairs"),
-        ],
-        png=expand(
-            "results/{{dataset}}/{{experiment}}/figures/{name}.png", name=CONFUSIONS
+        svg=report(
+            "results/{dataset}/{experiment}/figures/{figure}.svg",
+            caption="../report/confusion.rst",
+            category="{dataset}, {experiment}",
+            subcategory="Figures",
+            labels=lambda wildcards: {"figure": CONFUSIONS[wildcards.figure][0]},
         ),
+        png="results/{dataset}/{experiment}/figures/{figure}.png",
     log:
-        "logs/plot_confusion/{dataset}/{experiment}.log",
+        "logs/plot_confusion/{dataset}/{experiment}/{figure}.log",
     benchmark:
-        "logs/plot_confusion/{dataset}/{experiment}.benchmark.tsv"
+        "logs/plot_confusion/{dataset}/{experiment}/{figure}.benchmark.tsv"
+    wildcard_constraints:
+        figure="confusion_[a-z_]+",
     conda:
         "../../envs/figures.yaml"
     threads: 1
@@ -104,10 +106,10 @@ rule plot_confusion:
         runtime=10,
     params:
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
-        figures=list(CONFUSIONS.values()),
+        shows=lambda wildcards: CONFUSIONS[wildcards.figure][1],
         code=get_code("plot_confusion", "figures"),
     message:
-        "Draw the confusion matrices of {wildcards.experiment} ({wildcards.dataset})"
+        "Draw {wildcards.figure} of {wildcards.experiment} ({wildcards.dataset})"
     script:
         "../../scripts/plot_confusion.py"
 
@@ -116,11 +118,12 @@ rule plot_saliency:
     input:
         maps="results/{dataset}/{experiment}/saliency/maps.h5",
         cells="results/{dataset}/{experiment}/saliency/cells.csv",
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
     output:
         svg=report(
             "results/{dataset}/{experiment}/figures/{figure}.svg",
             caption="../report/saliency.rst",
-            category="{dataset}: {experiment}",
+            category="{dataset}, {experiment}",
             subcategory="Figures",
             labels={"figure": "{figure}"},
         ),
@@ -139,9 +142,7 @@ rule plot_saliency:
         runtime=10,
     params:
         judge=lambda wildcards: get_experiment(wildcards).explain["judge"],
-        models=lambda wildcards: [
-            entry.name for entry in get_experiment(wildcards).models
-        ],
+        pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
         shows=lambda wildcards: get_saliency_figures(get_experiment(wildcards))[
             wildcards.figure
         ],
@@ -159,13 +160,14 @@ rule plot_embedding:
             wildcards.experiment,
             get_experiment(wildcards).explain["embedding"],
         ),
+        chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
     output:
         svg=shown("embedding", "map of the embedding"),
         png="results/{dataset}/{experiment}/figures/embedding.png",
         html=report(
             "results/{dataset}/{experiment}/embedding/map.html",
             caption="../report/embedding_page.rst",
-            category="{dataset}: {experiment}",
+            category="{dataset}, {experiment}",
             subcategory="Figures",
             labels={"figure": "map of the embedding, to turn"},
         ),
@@ -181,7 +183,7 @@ rule plot_embedding:
         runtime=10,
     params:
         classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
-        model=lambda wildcards: get_experiment(wildcards).explain["embedding"],
+        pairs=get_mapped,
         code=get_code("plot_embedding", "figures"),
     message:
         "Draw the embedding map of {wildcards.experiment} ({wildcards.dataset})"

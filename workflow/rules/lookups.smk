@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+from stainfree.schemes import slug
+
 
 def get_experiment(wildcards):
     """The experiment that the wildcards name."""
@@ -17,6 +19,25 @@ def get_code(step, environment, *plugins):
         environment=ROOT / "envs" / f"{environment}.yaml",
         lock=ROOT / "requirements.lock",
     )
+
+
+def get_templates():
+    """Files that pages are filled from."""
+    return sorted(
+        path
+        for path in (ROOT / "src" / "stainfree" / "templates").rglob("*")
+        if path.is_file()
+    )
+
+
+def get_requested():
+    """Experiments that this run is asked for: those named as targets, or those that the config builds."""
+    named = [
+        str(target)
+        for target in workflow.dag_settings.targets
+        if str(target) in SETTINGS.experiments
+    ]
+    return named or list(SETTINGS.build)
 
 
 def get_families(experiment):
@@ -41,15 +62,6 @@ def get_main_pairs(experiment):
         for pair in experiment.pairs()
         if pair[0] == get_main_variant(experiment)
     ]
-
-
-def get_published_pairs(experiment):
-    """Model -> the loss that the experiment's study picked for it."""
-    if not experiment.study:
-        return {}
-    return configuration.read_yaml(
-        ROOT / "workflow" / "studies" / f"{experiment.study}.yaml"
-    ).get("published_pairs", {})
 
 
 def get_trained(name, pairs=get_pairs):
@@ -84,11 +96,23 @@ def get_kind(wildcards):
     )
 
 
-def get_downloaded(wildcards):
-    """The manifest of the source's files, for a data set that has any to fetch."""
-    if SETTINGS.datasets[wildcards.dataset].get("files"):
-        return "data/raw/{dataset}.json"
-    return []
+def get_source(wildcards):
+    """What is converted: the manifest of the download, or the user's own files.
+
+    A folder of pictures, a file per cell, is followed by a fingerprint instead (a parameter of the rule).
+    """
+    description = SETTINGS.datasets[wildcards.dataset]
+    if description.get("path"):
+        return (
+            [] if description["kind"] == "folder" else sources.source_files(description)
+        )
+    return ["data/raw/{dataset}.json"] if description.get("files") else []
+
+
+def get_fingerprint(wildcards):
+    """Names, sizes and times of the files of a folder of pictures."""
+    description = SETTINGS.datasets[wildcards.dataset]
+    return sources.fingerprint(description) if description["kind"] == "folder" else None
 
 
 def get_plan(wildcards):
@@ -159,28 +183,27 @@ def get_evaluation_options(wildcards):
 
 
 def get_mapped(wildcards):
-    """The training whose embedding is mapped: the pair that the study picked, or the first loss of the model."""
+    """The (variant, model, loss) of the mapped model in the variant that figures show; the chosen loss is mapped."""
     experiment = get_experiment(wildcards)
-    model = experiment.explain["embedding"]
-    published = get_published_pairs(experiment)
-    return (
-        get_main_variant(experiment),
-        model,
-        published.get(model, experiment.losses_of(model)[0]),
-    )
+    model = wildcards.get("model", experiment.explain["embedding"])
+    return [pair for pair in get_main_pairs(experiment) if pair[1] == model]
 
 
+# Figure -> its title in the report that snakemake makes, and what it shows.
 CONFUSIONS = {
-    "confusion_train": {"subset": "train"},
-    "confusion_test": {"subset": "test"},
-    "confusion_test_all": {"subset": "test", "all_losses": True},
+    "confusion_train": ("confusion matrices, train", {"subset": "train"}),
+    "confusion_test": ("confusion matrices, test", {"subset": "test"}),
+    "confusion_test_all": (
+        "confusion matrices, all pairs",
+        {"subset": "test", "all_losses": True},
+    ),
 }
 
 
 def get_saliency_figures(experiment):
     """Names of the saliency figures of an experiment, and what each shows."""
     return {
-        f"saliency_{cell_class.lower().replace(' ', '_')}_{outcome}": {
+        f"saliency_{slug(cell_class)}_{outcome}": {
             "cell_class": cell_class,
             "outcome": outcome,
         }
@@ -194,8 +217,8 @@ def get_figures(experiment):
     names = ["examples", "architecture", "curves"]
     names += [
         name
-        for name, shown in CONFUSIONS.items()
-        if shown["subset"] in experiment.subsets
+        for name, (_, what) in CONFUSIONS.items()
+        if what["subset"] in experiment.subsets
     ]
     pages = []
     if experiment.explain:
@@ -211,27 +234,29 @@ def shown(name, title):
     return report(
         f"results/{{dataset}}/{{experiment}}/figures/{name}.svg",
         caption=f"../report/{name}.rst",
-        category="{dataset}: {experiment}",
+        category="{dataset}, {experiment}",
         subcategory="Figures",
         labels={"figure": title},
     )
 
 
+def get_result_names(experiment):
+    """Names of all files below an experiment's folder that its report shows or links."""
+    tables = [
+        "class_counts",
+        "balanced_accuracy",
+        "balanced_accuracy_by_source",
+        "scores",
+    ]
+    names = ["metrics.csv", *(f"tables/{name}.csv" for name in tables)]
+    names += ["claims.csv"] if experiment.study else []
+    return names + get_figures(experiment)
+
+
 def get_results(wildcards):
     """All that a report shows."""
-    experiment = get_experiment(wildcards)
-    files = [
-        "metrics.csv",
-        *(
-            f"tables/{name}.csv"
-            for name in ("class_counts", "balanced_accuracy", "scores")
-        ),
-    ]
-    files += ["claims.csv"] if experiment.study else []
-    files += get_figures(experiment)
-    return [
-        f"results/{wildcards.dataset}/{wildcards.experiment}/{file}" for file in files
-    ]
+    folder = f"results/{wildcards.dataset}/{wildcards.experiment}"
+    return [f"{folder}/{name}" for name in get_result_names(get_experiment(wildcards))]
 
 
 def get_report_parameters(wildcards):
@@ -246,6 +271,7 @@ def get_report_parameters(wildcards):
             f"workflow/studies/{experiment.study}.yaml" if experiment.study else ""
         ),
         "logs": "logs",
+        "files": json.dumps(get_result_names(experiment)),
         "config": json.dumps(
             {
                 "dataset": {wildcards.dataset: SETTINGS.datasets[wildcards.dataset]},

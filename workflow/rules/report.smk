@@ -11,7 +11,7 @@ rule report:
         html=report(
             "results/{dataset}/{experiment}/report.html",
             caption="../report/page.rst",
-            category="{dataset}: {experiment}",
+            category="{dataset}, {experiment}",
             labels={"page": "the whole report"},
         ),
     log:
@@ -27,7 +27,7 @@ rule report:
     params:
         parameters=get_report_parameters,
         failed_copy="work/reports/{dataset}-{experiment}.ipynb",
-        code=get_code("report", "report"),
+        code=get_code("report", "report", *get_templates()),
     message:
         "Write the report of {wildcards.experiment} on {wildcards.dataset}"
     script:
@@ -36,11 +36,11 @@ rule report:
 
 rule index:
     input:
-        reports=expand(
-            "results/{dataset}/{experiment}/report.html",
-            dataset=SETTINGS.dataset,
-            experiment=SETTINGS.build,
-        ),
+        # The page leads to all reports that are there; these are the ones to wait for.
+        reports=lambda wildcards: [
+            f"results/{SETTINGS.dataset}/{name}/report.html"
+            for name in get_requested()
+        ],
     output:
         html="results/index.html",
     log:
@@ -56,17 +56,20 @@ rule index:
     params:
         results=lambda wildcards, output: str(Path(output.html).parent),
         data="data",
-        code=get_code("index", "report"),
+        code=get_code("index", "report", *get_templates()),
     message:
         "Write the front page"
     script:
         "../../scripts/index.py"
 
 
-for name in SETTINGS.experiments:
+for name, experiment in SETTINGS.experiments.items():
+    # An experiment whose variants are all marked full is a target only with `full: true`.
+    if experiment.variants:
 
-    rule:
-        name:
-            name
-        input:
-            f"results/{SETTINGS.dataset}/{name}/report.html",
+        rule:
+            name:
+                name
+            input:
+                f"results/{SETTINGS.dataset}/{name}/report.html",
+                "results/index.html",

@@ -1,12 +1,14 @@
 """From a data set's own files to the cells contract.
 
 A data set is described by a mapping (`workflow/datasets.yaml`, or the user's config) with a ``kind``. The module of
-that name in this package reads it: each offers ``read(dataset, raw, drops=None)``, which yields `Batch`es. Adding a
-kind of source is adding one module.
+that name in this package reads it: each offers ``read(dataset, raw, drops=None)``, which yields `Batch`es, and may
+offer ``described(dataset, raw)`` where its files tell more than the description. Adding a kind of source is adding one
+module. A description with a ``path`` is of a user's own cells, which are read where they lie.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import logging
@@ -28,13 +30,16 @@ from stainfree.cells import CHUNK_CELLS, CellsInfo, CellsWriter, read_info
 from stainfree.datasets.duplicates import Duplicate, DuplicateFilter
 from stainfree.errors import ConfigError, DataError
 from stainfree.schemes import STAGES
+from stainfree.sources import source_files
 
 logger = logging.getLogger(__name__)
 
 # Modules of this package that serve all kinds and are none themselves.
-_SHARED = {"download", "duplicates"}
-_COMMON_KEYS = {"kind", "channels", "bit_depth", "pixel_size_um", "licence", "citation", "base_url", "files"}
-_VERSIONS_TOLD = ("numpy", "scipy", "h5py", "tifffile")
+_SHARED = {"download", "duplicates", "pictures"}
+_COMMON_KEYS = {"kind", "channels", "bit_depth", "pixel_size_um", "licence", "citation", "path", "base_url", "files"}
+_VERSIONS_TOLD = ("numpy", "scipy", "h5py", "tifffile", "pillow")
+# So many files of a user's own are listed with a checksum each; of more, each folder has one.
+_FEW_FILES = 50
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -66,10 +71,14 @@ class Dataset:
     """Side of a pixel in µm; None where the source does not tell."""
     licence: str = ""
     citation: str = ""
+    path: str | None = None
+    """File or folder of a user's own cells; None where `files` are fetched, or nothing is read."""
     base_url: str | None = None
     files: tuple[SourceFile, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the kind alone understands, such as ``tile`` or ``n_cells``."""
+    digest: str = ""
+    """Digest of the description: another one may give other cells."""
 
     @classmethod
     def from_config(cls, name: str, mapping: Mapping[str, Any]) -> Dataset:
@@ -100,16 +109,41 @@ class Dataset:
             pixel_size_um=None if pixel_size is None else float(pixel_size),
             licence=mapping.get("licence", ""),
             citation=citation if isinstance(citation, str) else "; ".join(citation),
+            path=None if mapping.get("path") is None else str(mapping["path"]),
             base_url=mapping.get("base_url"),
             files=tuple(_source_file(name, entry) for entry in mapping.get("files", ())),
             options={key: value for key, value in mapping.items() if key not in _COMMON_KEYS},
+            digest=files.digest(mapping),
         )
+
+    def description(self) -> dict[str, Any]:
+        """Return what `stainfree.sources` asks of a description."""
+        listed = [{"path": file.path} for file in self.files]
+        return {**self.options, "kind": self.kind, "path": self.path} | ({"files": listed} if listed else {})
 
     def option(self, key: str) -> Any:
         """Return an option that the kind cannot do without; raise `ConfigError` where it is missing."""
         if key not in self.options:
             raise ConfigError(f"data set {self.name}: kind {self.kind} needs the key {key}; add it to the description")
         return self.options[key]
+
+    def stage_of(self, label: str) -> str:
+        """Return the stage that ``stages`` gives a folder or label of the source; without ``stages``, its own name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none, or it is not one of `stainfree.schemes.STAGES`.
+        """
+        given = self.options.get("stages")
+        stages = {str(key): stage for key, stage in given.items()} if given else {stage: stage for stage in STAGES}
+        if label not in stages:
+            raise ConfigError(f"data set {self.name}: {label} has no stage; add it to `stages`")
+        if stages[label] not in STAGES:
+            raise ConfigError(
+                f"data set {self.name}: `stages` maps {label} to {stages[label]}; choose one of {', '.join(STAGES)}"
+            )
+        return str(stages[label])
 
 
 def _source_file(name: str, entry: Mapping[str, Any]) -> SourceFile:
@@ -132,6 +166,8 @@ class Batch:
     source: Sequence[str]
     dna_content: npt.NDArray[np.floating[Any]] | None = None
     """(cell,) integrated nuclear stain, in every batch of a data set or in none."""
+    group: Sequence[str] | None = None
+    """Cells of one group are never parted; None where each stands for itself."""
 
     def __len__(self) -> int:
         return len(self.cell_id)
@@ -145,15 +181,34 @@ class Batch:
             cell_id=[self.cell_id[i] for i in indices],
             source=[self.source[i] for i in indices],
             dna_content=None if self.dna_content is None else self.dna_content[indices],
+            group=None if self.group is None else [self.group[i] for i in indices],
         )
+
+    def group_of(self, row: int) -> str:
+        """Return the group of a cell: its own id where the source has no groups."""
+        return self.cell_id[row] if self.group is None else self.group[row]
 
 
 @dataclass
 class Drops:
-    """What a reader left out because it is no cell; it ends up in the conversion report."""
+    """What a reader left out or had to change; it ends up in the conversion report."""
 
     padding: dict[str, int] = field(default_factory=dict)
     """Montage -> tiles that only fill its grid."""
+    cells: list[dict[str, str]] = field(default_factory=list)
+    """Cells that could not be read: cell_id, stage, reason."""
+    foreign: int = 0
+    """Files or entries that are no picture of a cell."""
+    foreign_examples: list[str] = field(default_factory=list)
+    """Names of the first few of them."""
+    refitted: int = 0
+    """Cells padded or cropped to the ``image_size`` of the description."""
+
+    def skip(self, name: str) -> None:
+        """Count a file or entry that is no picture of a cell."""
+        self.foreign += 1
+        if len(self.foreign_examples) < 5:
+            self.foreign_examples.append(name)
 
 
 class Reader(Protocol):
@@ -190,7 +245,7 @@ def convert(
     dataset
         What to read.
     raw
-        Folder of the downloaded files.
+        Folder of the downloaded files; not looked at where the data set has a ``path``.
     out
         The cells file to make (`stainfree.cells`).
     report
@@ -203,21 +258,25 @@ def convert(
     ConfigError
         If the description lacks what its kind needs.
     """
-    raw = Path(raw)
+    raw = Path(raw) if dataset.path is None else Path(dataset.path).expanduser()
+    checksums = _checksums(dataset, raw)
+    source = reader(dataset.kind)
+    if hasattr(source, "described"):
+        dataset = source.described(dataset, raw)
     info = CellsInfo(
         channels=dataset.channels,
         bit_depth=dataset.bit_depth,
         pixel_size_um=dataset.pixel_size_um,
         licence=dataset.licence,
         citation=dataset.citation,
-        source_checksums=_checksums(dataset, raw),
+        source_checksums=checksums,
     )
     drops = Drops()
-    batches = (part for batch in reader(dataset.kind).read(dataset, raw, drops) for part in _parts(batch))
+    batches = (part for batch in source.read(dataset, raw, drops) for part in _parts(batch))
     first = next(batches, None)
     if first is None:
         raise DataError(
-            f"data set {dataset.name}: no cells found in {raw}; check `files` and `kind` in its description"
+            f"data set {dataset.name}: no cells found in {raw}; check `kind` and `files` or `path` in its description"
         )
     sieve = _Sieve(keep=frozenset(dataset.options.get("keep_duplicates", ())))
     counts: Counter[tuple[str, str]] = Counter()
@@ -234,7 +293,7 @@ def convert(
                     cell_id=kept.cell_id,
                     source=kept.source,
                     # A copy that is kept all the same shares the group of its original: no split parts them.
-                    group=[sieve.original.get(cell_id, cell_id) for cell_id in kept.cell_id],
+                    group=[sieve.group[cell_id] for cell_id in kept.cell_id],
                     dna_content=kept.dna_content,
                 )
             counts.update(zip(kept.source, kept.stage, strict=True))
@@ -245,11 +304,12 @@ def convert(
     written = read_info(out)
     files.write_json(report, _report(dataset, written, first.images.dtype, counts, drops, sieve))
     logger.info(
-        "%s: %d cells, %d padding tiles and %d duplicates left out",
+        "%s: %d cells; %d padding tiles, %d duplicates and %d cells that cannot be read left out",
         dataset.name,
         written.n_cells,
         sum(drops.padding.values()),
         len(sieve.dropped),
+        len(drops.cells),
     )
 
 
@@ -259,7 +319,7 @@ class _Sieve:
     def __init__(self, *, keep: frozenset[str]) -> None:
         self.dropped: list[dict[str, Any]] = []
         self.kept: list[dict[str, Any]] = []
-        self.original: dict[str, str] = {}
+        self.group: dict[str, str] = {}
         self._keep = keep
         self._find = DuplicateFilter(keep=keep)
         self._stages: dict[str, str] = {}
@@ -273,13 +333,12 @@ class _Sieve:
                 line = self._line(duplicate, stage)
                 fresh[row] = cell_id in self._keep
                 (self.kept if fresh[row] else self.dropped).append(line)
-                if fresh[row]:
-                    self.original[cell_id] = self.original.get(duplicate.of, duplicate.of)
                 logger.info(
                     "%s (%s) is a copy of %s (%s): %s", cell_id, stage, line["of"], line["of_stage"], line["match"]
                 )
             if fresh[row]:
                 self._stages[cell_id] = stage
+                self.group[cell_id] = batch.group_of(row) if duplicate is None else self.group[duplicate.of]
         return batch.take(fresh)
 
     def _line(self, duplicate: Duplicate, stage: str) -> dict[str, Any]:
@@ -327,6 +386,8 @@ def _check(batch: Batch, dataset: Dataset) -> None:
 
 def _checksums(dataset: Dataset, raw: Path) -> dict[str, str]:
     """Return the sha256 of each of the data set's files; raise `DataError` where one is missing."""
+    if dataset.path is not None:
+        return _own_checksums(dataset, raw)
     checksums = {}
     for file in dataset.files:
         path = raw / file.path
@@ -334,6 +395,24 @@ def _checksums(dataset: Dataset, raw: Path) -> dict[str, str]:
             raise DataError(f"{path}: no such file; run the download of {dataset.name} again")
         checksums[file.path] = files.sha256(path)
     return checksums
+
+
+def _own_checksums(dataset: Dataset, path: Path) -> dict[str, str]:
+    """Return the sha256 of a user's own files by name; of very many, one per folder.
+
+    That of a folder is taken over the lines that the program sha256sum prints for its pictures, names sorted.
+    """
+    base = path if path.is_dir() else path.parent
+    digests: dict[str, str] = {}
+    for source in map(Path, source_files(dataset.description())):
+        digests[Path(os.path.relpath(source, base)).as_posix()] = files.sha256(source)
+    if len(digests) <= _FEW_FILES:
+        return digests
+    folders: dict[str, Any] = {}
+    for name, digest in digests.items():
+        folder, _, rest = name.partition("/")
+        folders.setdefault(f"{folder}/", hashlib.sha256()).update(f"{digest}  {rest}\n".encode())
+    return {folder: lines.hexdigest() for folder, lines in folders.items()}
 
 
 def _report(
@@ -349,6 +428,7 @@ def _report(
     per_stage = {stage: sum(counts.get((source, stage), 0) for source in sources) for stage in STAGES}
     return {
         "dataset": dataset.name,
+        "description": dataset.digest,
         "kind": dataset.kind,
         "n_cells": info.n_cells,
         "image_shape": list(info.image_shape),
@@ -362,6 +442,9 @@ def _report(
             for source in sources
         },
         "padding_tiles": dict(drops.padding),
+        "cells_left_out": drops.cells,
+        "foreign_files": {"n": drops.foreign, "examples": drops.foreign_examples},
+        "cells_refitted": drops.refitted,
         "duplicates_dropped": sieve.dropped,
         "duplicates_kept": sieve.kept,
         "licence": info.licence,

@@ -100,13 +100,14 @@ def download(
         if target.is_file() and _mismatch(target, file) is None:
             transfer.progress.finished(file.size or target.stat().st_size)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        if isinstance(origin, Path):
-            transfer.copy(origin / file.path, part, file)
-        else:
-            transfer.get(f"{origin}/{quote(file.path)}", part, file, hint=_hint(dataset, file))
-        part.replace(target)
+        with files.explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            if isinstance(origin, Path):
+                transfer.copy(origin / file.path, part, file)
+            else:
+                transfer.get(f"{origin}/{quote(file.path)}", part, file, hint=_hint(dataset, file))
+            part.replace(target)
         transfer.progress.finished(0)
 
     with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:

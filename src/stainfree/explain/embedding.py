@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import umap
 
 from stainfree import files
 from stainfree.errors import DataError
+from stainfree.explain import marked_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ def embed(
     embeddings: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
+    model: str,
+    loss: str,
     fold: int,
     seed: int,
     n_components: int = 3,
@@ -95,7 +99,9 @@ def embed(
     embeddings
         Parquet of a training: cell_id, fold, seed, subset, class, e0, e1, ...
     out
-        Parquet to write: cell_id, class, subset, fold, seed, u0, u1, ..., drawn.
+        Parquet to write: cell_id, class, subset, model, loss, fold, seed, u0, u1, ..., drawn.
+    model, loss
+        Whose embeddings they are.
     fold, seed
         The part.
     n_components
@@ -125,11 +131,46 @@ def embed(
     values = part[columns].to_numpy(dtype=np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{embeddings}: embeddings of fold {fold}, seed {seed} are not finite; the training diverged")
-    logger.info("laying out %d cells of fold %d, seed %d", len(part), fold, seed)
+    logger.info("laying out %d cells of %s, %s, fold %d, seed %d", len(part), model, loss, fold, seed)
     places = project(values, n_components=n_components, random_state=random_state)
-    result = part[["cell_id", "class", "subset", "fold", "seed"]].copy()
+    result = part[["cell_id", "class", "subset"]].assign(model=model, loss=loss, fold=fold, seed=seed)
     for axis in range(n_components):
         result[f"u{axis}"] = places[:, axis]
     most = {"Interphase": 300} if thin is None else thin
     result["drawn"] = thinned(result["class"], most, random_state=random_state)
     files.write_parquet(out, result)
+
+
+def embed_chosen(
+    embeddings: Sequence[str | os.PathLike[str]],
+    chosen_losses: str | os.PathLike[str],
+    *,
+    pairs: Sequence[Sequence[str]],
+    out: str | os.PathLike[str],
+    **options: Any,
+) -> None:
+    """Lay out the test embeddings of one model under its chosen loss, the one best on validation.
+
+    Parameters
+    ----------
+    embeddings
+        Embeddings of the model under each of its losses.
+    chosen_losses
+        ``tables/chosen_losses.csv``.
+    pairs
+        (variant, model, loss) of each of `embeddings`.
+    out, **options
+        As for `embed`.
+
+    Raises
+    ------
+    DataError
+        If none of the pairs is a chosen one; and as `embed`.
+    """
+    chosen = marked_pairs(chosen_losses, "chosen")
+    for path, (variant, model, loss) in zip(embeddings, pairs, strict=True):
+        if (variant, model, loss) in chosen:
+            embed(path, out=out, model=model, loss=loss, **options)
+            return
+    asked = "; ".join(", ".join(pair) for pair in pairs)
+    raise DataError(f"{chosen_losses}: no loss of the mapped model is chosen ({asked}); run the evaluation again")

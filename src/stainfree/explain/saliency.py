@@ -5,6 +5,9 @@ section 3): the absolute gradient of one class score with respect to each pixel,
 that code, the score is the one of the *true* class, also for a cell that the model gets wrong. `smoothgrad` averages
 the gradient over noisy copies of the image (Smilkov et al., arXiv:1706.03825) and thereby tells a place the model
 reads from the noise of a single gradient.
+
+Figures show each model under its chosen loss, the one best on validation. The shares are also measured under the loss
+that the study picked, since the study's claims are about that one.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from scipy import ndimage
 from stainfree import cells as cells_file
 from stainfree import files, predictions, trained
 from stainfree.errors import DataError
+from stainfree.explain import marked_pairs
 from stainfree.explain.masks import cell_mask
+from stainfree.schemes import slug
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +44,10 @@ BATCH = 16
 # Width in pixels of the smoothing before peaks are counted: a daughter cell is about 15 pixels across.
 PEAK_SMOOTHING = 2.0
 SECONDS_BETWEEN_LINES = 5.0
-SHARE_COLUMNS = ("cell_id", "class", "right", "model", "loss", "method", "share_inside", "mask_fraction", "n_peaks")
+SHARE_COLUMNS = (
+    "cell_id", "class", "fold", "seed", "model", "loss", "method", "model_right", "share_inside", "mask_fraction",
+    "n_peaks",
+)  # fmt: skip
 
 
 def gradient(module: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, target: torch.Tensor) -> Maps:
@@ -134,6 +142,8 @@ class _Model:
     name: str
     loss: str
     folder: Path
+    shown: bool
+    """Whether this is the model's chosen loss, which figures show."""
     resizes: bool
     """Whether images are stretched to the model's size, so that its frame is the whole source frame."""
     channels: tuple[str, ...]
@@ -141,19 +151,39 @@ class _Model:
     """Rows of subset ``test``, indexed by cell_id, fold, seed."""
 
     @classmethod
-    def read(cls, model_json: str | os.PathLike[str]) -> _Model:
-        folder = Path(model_json).parent
-        about = files.read_json(model_json)
+    def read(cls, folder: Path, about: Mapping[str, Any], *, shown: bool) -> _Model:
+        """Read the predictions beside a ``model.json`` that says `about`."""
         rows = predictions.read(folder / "predictions.parquet")
         rows = rows[rows["subset"] == "test"].set_index(["cell_id", "fold", "seed"])
         return cls(
             name=about["model"],
             loss=about["loss"],
             folder=folder,
+            shown=shown,
             resizes=about.get("fit") == "resize",
             channels=tuple(about["channels"]),
             predictions=rows,
         )
+
+
+def read_explained(models: Sequence[str | os.PathLike[str]], chosen_losses: str | os.PathLike[str]) -> list[_Model]:
+    """Read the trainings to explain: of each model the chosen loss, and the one that the study picked.
+
+    Parameters
+    ----------
+    models
+        ``model.json`` of all trainings of one variant.
+    chosen_losses
+        ``tables/chosen_losses.csv``.
+    """
+    chosen, published = (marked_pairs(chosen_losses, mark) for mark in ("chosen", "published"))
+    found = []
+    for path in map(Path, models):
+        about = files.read_json(path)
+        pair = (about["variant"], about["model"], about["loss"])
+        if pair in chosen | published:
+            found.append(_Model.read(path.parent, about, shown=pair in chosen))
+    return found
 
 
 def pick_cells(
@@ -179,9 +209,9 @@ def pick_cells(
     Returns
     -------
     DataFrame
-        index, cell_id, class, right, figure, fold, seed. `figure` names the figure that shows the cell, such as
-        ``saliency_telophase_wrong``, and is empty for the others. Cells of figures come first, in the order of
-        `classes`, those the judge got wrong before those it got right, as in the study.
+        index, cell_id, class, right, figure, fold, seed. `right` is about the judge. `figure` names the figure that
+        shows the cell, such as ``saliency_telophase_wrong``, and is empty for the others. Cells of figures come first,
+        in the order of `classes`, those the judge got wrong before those it got right, as in the study.
     """
     cells = judged.sort_values(["fold", "seed", "cell_id"]).drop_duplicates("cell_id")
     cells = cells.assign(right=cells["class"] == cells["predicted"])
@@ -190,7 +220,7 @@ def pick_cells(
     cells["turn"] = cells.groupby(["class", "right"]).cumcount()
     drawn = cells["class"].isin(list(classes)) & (cells["turn"] < n_figure)
     outcome = cells["right"].map({True: "right", False: "wrong"})
-    cells["figure"] = ("saliency_" + cells["class"].str.lower() + "_" + outcome).where(drawn, "")
+    cells["figure"] = ("saliency_" + cells["class"].map(slug) + "_" + outcome).where(drawn, "")
     place = cells["class"].map({name: position for position, name in enumerate(classes)})
     figure = cells.assign(place=place)[drawn].sort_values(["place", "right", "turn"])
     rest = cells[~drawn].sort_values(["turn", "class", "right"])
@@ -199,8 +229,8 @@ def pick_cells(
     return picked[["index", "cell_id", "class", "right", "figure", "fold", "seed"]]
 
 
-def _add_predictions(picked: pd.DataFrame, model: _Model) -> pd.DataFrame:
-    """Add what a model predicted for the picked cells, and its probability of the true class."""
+def _predictions_of(model: _Model, picked: pd.DataFrame) -> pd.DataFrame:
+    """Return what a model says of the picked cells, in their order: predicted, probability (of the true class)."""
     keys = pd.MultiIndex.from_frame(picked[["cell_id", "fold", "seed"]])
     missing = picked[~keys.isin(model.predictions.index)]
     if len(missing):
@@ -211,11 +241,9 @@ def _add_predictions(picked: pd.DataFrame, model: _Model) -> pd.DataFrame:
         )
     rows = model.predictions.loc[keys]
     chances = [row[f"p_{row['class']}"] for _, row in rows.iterrows()]
-    return picked.assign(
-        **{
-            f"predicted_{model.name}": rows["predicted"].to_numpy(),
-            f"probability_{model.name}": np.array(chances, dtype=np.float32),
-        }
+    return pd.DataFrame(
+        {"predicted": rows["predicted"].to_numpy(), "probability": np.array(chances, dtype=np.float32)},
+        index=picked.index,
     )
 
 
@@ -251,9 +279,10 @@ def _explain_model(
 ) -> tuple[Maps, pd.DataFrame]:
     """Explain all picked cells by one model and one method, each by the weights for which it was in test."""
     maps = np.empty(masks.shape, dtype=np.float32)
+    cells = picked.assign(model_right=_predictions_of(model, picked)["predicted"] == picked["class"])
     rows: list[dict[str, Any]] = []
     for fold, seed in sorted(set(zip(picked["fold"], picked["seed"], strict=True))):
-        group = picked[(picked["fold"] == fold) & (picked["seed"] == seed)]
+        group = cells[(cells["fold"] == fold) & (cells["seed"] == seed)]
         part = trained.load(model.folder, fold=int(fold), seed=int(seed), device=device)
         at = group["index"].to_numpy()
         own, maps[at] = _explain_part(
@@ -266,7 +295,7 @@ def _explain_model(
             whole = found[np.isfinite(found)] if model.resizes else frame
             rows.append(
                 {
-                    **{name: cell[name] for name in ("index", "cell_id", "class", "right")},
+                    **{name: cell[name] for name in ("index", "cell_id", "class", "fold", "seed", "model_right")},
                     "model": model.name,
                     "loss": model.loss,
                     "method": method,
@@ -279,27 +308,10 @@ def _explain_model(
     return maps, shares[list(SHARE_COLUMNS)]
 
 
-def shown_losses(chosen: str | os.PathLike[str], models: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Keep one ``model.json`` per model: of the pair that the study picked, or else of the loss best on validation.
-
-    Parameters
-    ----------
-    chosen
-        ``tables/chosen_losses.csv``.
-    models
-        ``.../{variant}/{model}/{loss}/model.json`` of all trainings of one variant.
-    """
-    table = pd.read_csv(chosen)
-    # The study's pair comes first where there is one; every model has a chosen loss.
-    ranked = table[table["chosen"] | table["published"]].sort_values("published", ascending=False, kind="stable")
-    picked = ranked.drop_duplicates(["variant", "model"])
-    wanted = set(picked[["variant", "model", "loss"]].itertuples(index=False, name=None))
-    return [path for path in map(Path, models) if path.parent.parts[-3:] in wanted]
-
-
 def explain(
     cells: str | os.PathLike[str],
     models: Sequence[str | os.PathLike[str]],
+    chosen_losses: str | os.PathLike[str],
     *,
     judge: str,
     classes: Sequence[str],
@@ -320,19 +332,24 @@ def explain(
     cells
         The cells file.
     models
-        One ``model.json`` per model, of the loss to explain; its folder holds the weights and predictions beside it.
+        ``model.json`` of all trainings of one variant; the weights and predictions lie beside it.
+    chosen_losses
+        ``tables/chosen_losses.csv``: says which of them are explained (see `read_explained`).
     judge
-        Name of the model that says which cells count as right and as wrong (espinosa: ``cnn3``).
+        Name of the model that says, under its chosen loss, which cells count as right and as wrong (espinosa:
+        ``cnn3``).
     classes
         Classes shown in the figures (espinosa: Interphase and Telophase).
     maps
         HDF5 to write, for the cells of the figures: ``/images`` and ``/masks`` (cell, y, x), and
-        ``/{method}/{model}`` (cell, y, x) float32 in the source frame, NaN where the model's crop does not reach.
+        ``/{method}/{model}`` (cell, y, x) float32 in the source frame, NaN where the model's crop does not reach, of
+        the model's chosen loss, which is its attribute ``loss``.
     picked
-        CSV to write, one row per explained cell, as from `pick_cells`, with what each model predicted; `index` is the
-        cell's place in `maps` where `figure` is not empty.
+        CSV to write, one row per explained cell, as from `pick_cells`, with what each model predicted under its chosen
+        loss; `index` is the cell's place in `maps` where `figure` is not empty.
     shares
-        CSV to write, one row per cell, model and method: `share_inside` is the sum of the saliency inside the cell's
+        CSV to write, one row per cell, method and explained (model, loss): `model_right` says whether that model under
+        that loss predicts the cell's class; `share_inside` is the sum of the saliency inside the cell's
         mask over its sum in all that the model sees, padding included; `mask_fraction`, the mask's share of that frame,
         is what a map without any preference would give; `n_peaks` counts the separated peaks inside the mask.
     n_figure, max_cells, seed
@@ -347,40 +364,45 @@ def explain(
     DataError
         If the judge is not among the models, no test cell is left, or a model did not predict a picked cell.
     """
-    read = {model.name: model for model in map(_Model.read, models)}
-    if judge not in read:
+    explained = read_explained(models, chosen_losses)
+    shown = {model.name: model for model in explained if model.shown}
+    if judge not in shown:
         raise DataError(
-            f"saliency: the judge {judge} is not one of the explained models {', '.join(read)}; mend `judge`"
+            f"saliency: the judge {judge} is not one of the explained models {', '.join(shown)}; mend `judge`"
         )
-    judged = read[judge].predictions.reset_index()
+    judged = shown[judge].predictions.reset_index()
     if judged.empty:
-        raise DataError(f"{read[judge].folder / 'predictions.parquet'}: has no test cells, so there is none to explain")
+        raise DataError(
+            f"{shown[judge].folder / 'predictions.parquet'}: has no test cells, so there is none to explain"
+        )
     chosen = pick_cells(judged, classes=classes, n_figure=n_figure, max_cells=max_cells, seed=seed)
-    for model in read.values():
-        chosen = _add_predictions(chosen, model)
+    told = {name: _predictions_of(model, chosen).add_suffix(f"_{name}") for name, model in shown.items()}
 
-    images, shown, masks = _read_images(cells, chosen, read[judge].channels)
+    images, shown_images, masks = _read_images(cells, chosen, shown[judge].channels)
     n_drawn = int((chosen["figure"] != "").sum())
     tables: list[pd.DataFrame] = []
     options: dict[str, Mapping[str, Any]] = {
         "gradient": {},
         "smoothgrad": {"n_samples": n_samples, "noise": noise, "seed": seed},
     }
-    told = time.monotonic()
+    last_line = time.monotonic()
     with files.atomic(maps) as temporary, h5py.File(temporary, "w") as file:
-        file["images"] = shown[:n_drawn]
+        file["images"] = shown_images[:n_drawn]
         file["masks"] = masks[:n_drawn]
         for method, given in options.items():
-            for model in read.values():
+            for model in explained:
                 found, table = _explain_model(model, chosen, images, masks, method=method, options=given, device=device)
-                file.create_dataset(f"{method}/{model.name}", data=found[:n_drawn])
                 tables.append(table)
-                if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-                    logger.info("%s of %s: %d cells explained", method, model.name, len(table))
-                    told = time.monotonic()
-    files.write_csv(picked, chosen)
+                if model.shown:
+                    laid = file.create_dataset(f"{method}/{model.name}", data=found[:n_drawn])
+                    laid.attrs["loss"] = model.loss
+                if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+                    logger.info("%s of %s, %s: %d cells explained", method, model.name, model.loss, len(table))
+                    last_line = time.monotonic()
+    files.write_csv(picked, pd.concat([chosen, *told.values()], axis=1))
     files.write_csv(shares, pd.concat(tables, ignore_index=True))
-    logger.info("explained %d cells, %d of them for the figures, by %s", len(chosen), n_drawn, ", ".join(read))
+    pairs = "; ".join(f"{model.name}, {model.loss}" for model in explained)
+    logger.info("explained %d cells, %d of them for the figures, by %s", len(chosen), n_drawn, pairs)
 
 
 def _read_images(

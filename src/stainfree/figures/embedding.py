@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from stainfree import files
 from stainfree.errors import DataError
-from stainfree.figures import style
+from stainfree.figures import MARKS, Pair, read_pairs, style
 
 AXES = ("u0", "u1", "u2")
 VIEWS = ((22, -60), (22, 30))
 """Elevation and azimuth in degrees: two looks at a right angle."""
-COLUMNS = ("cell_id", "class", "fold", "seed", *AXES, "drawn")
+COLUMNS = ("cell_id", "class", "model", "loss", "fold", "seed", *AXES, "drawn")
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -65,7 +65,7 @@ def _area(n: int) -> float:
 
 
 @style.applied()
-def draw(cells: pd.DataFrame, *, classes: Sequence[str], model: str) -> Figure:
+def draw(cells: pd.DataFrame, *, classes: Sequence[str], pair: Pair) -> Figure:
     """Draw a three-dimensional map from two sides.
 
     Parameters
@@ -74,15 +74,15 @@ def draw(cells: pd.DataFrame, *, classes: Sequence[str], model: str) -> Figure:
         cell_id, class, fold, seed, u0, u1, u2 (UMAP coordinates), drawn (False: left out of the picture for its sake).
     classes
         Class names in the scheme's order.
-    model
-        Whose embedding it is.
+    pair
+        Whose embedding it is: a model and the loss it was trained under.
     """
-    fig = Figure(figsize=(style.WIDTH, 4.7))
+    fig = Figure(figsize=(style.WIDTH, 4.9))
     colours = style.class_colours(classes)
     ordered = _classes(cells, classes)
     handles: dict[str, Any] = {}
     for position, (elevation, azimuth) in enumerate(VIEWS):
-        axes: Any = fig.add_axes((0.01 + 0.5 * position, 0.15, 0.46, 0.81), projection="3d")
+        axes: Any = fig.add_axes((0.01 + 0.5 * position, 0.18, 0.46, 0.78), projection="3d")
         # Depth would otherwise decide which class hides which.
         axes.computed_zorder = False
         for order, name in enumerate(ordered):
@@ -106,23 +106,25 @@ def draw(cells: pd.DataFrame, *, classes: Sequence[str], model: str) -> Figure:
             axis.line.set_color(style.GREY)
             axis.labelpad = -8
             axis._axinfo["grid"].update(color="#DDDDDD", linewidth=0.5)
-    fig.suptitle(f"Embedding of {model}, from two sides", fontsize=9.5, y=0.985)
+    fig.suptitle(f"Embedding of {pair.label}, from two sides", fontsize=9.5, y=0.985)
     in_order = [handles[name] for name in classes if name in handles]
-    fig.legend(handles=in_order, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.05), markerscale=1.4)
+    fig.legend(handles=in_order, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.09), markerscale=1.4)
     absent = [name for name in classes if name not in handles]
     missing = f" No cell of {', '.join(absent)}." if absent else ""
     style.note(
-        fig, f"{_part(cells)}.{missing} All cells were laid out; cells not drawn were left out afterwards, at random."
+        fig,
+        f"{_part(cells)}.{missing} All cells were laid out; cells not drawn were left out afterwards, at random. "
+        f"{MARKS}",
     )
     return fig
 
 
-def page(cells: pd.DataFrame, *, classes: Sequence[str], model: str) -> str:
+def page(cells: pd.DataFrame, *, classes: Sequence[str], pair: Pair) -> str:
     """Return a self-contained HTML page with the map to turn, zoom and point at; it needs no network.
 
     Parameters
     ----------
-    cells, classes, model
+    cells, classes, pair
         As for `draw`.
     """
     import plotly.graph_objects as go  # slow to import, and only the page needs it
@@ -163,8 +165,10 @@ def page(cells: pd.DataFrame, *, classes: Sequence[str], model: str) -> str:
         # Plotly's own button to share a chart would send the cells to its maker's server.
         config={"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""},
     )
-    text = f"{_part(cells)}. Drag to turn, scroll to zoom, point at a cell for its id, click a class to hide it."
-    return PAGE.format(title=html.escape(f"Embedding of {model} (UMAP)"), plot=body, text=html.escape(text))
+    text = (
+        f"{_part(cells)}. Drag to turn, scroll to zoom, point at a cell for its id, click a class to hide it. {MARKS}"
+    )
+    return PAGE.format(title=html.escape(f"Embedding of {pair.label} (UMAP)"), plot=body, text=html.escape(text))
 
 
 def read(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -179,9 +183,10 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def plot(
     coordinates: str | os.PathLike[str],
+    chosen_losses: str | os.PathLike[str],
     *,
+    pairs: Sequence[Sequence[str]],
     classes: Sequence[str],
-    model: str,
     svg: str | os.PathLike[str],
     png: str | os.PathLike[str],
     html_page: str | os.PathLike[str] | None = None,
@@ -192,19 +197,25 @@ def plot(
     ----------
     coordinates
         ``embedding/{model}.parquet``.
+    chosen_losses
+        CSV that says which loss of a model was chosen on validation.
+    pairs
+        (variant, model, loss) of all trainings that may have been laid out.
     classes
         Class names in the scheme's order.
-    model
-        Whose embedding it is.
     svg, png, html_page
         Files to write.
 
     Raises
     ------
     DataError
-        If the table lacks a column, or has no cell.
+        If the table lacks a column, has no cell, or is of none of the pairs.
     """
     cells = read(coordinates)
-    style.save(draw(cells, classes=classes, model=model), svg, png)
+    model, loss = cells[["model", "loss"]].iloc[0]
+    pair = next((one for one in read_pairs(chosen_losses, pairs) if (one.model, one.loss) == (model, loss)), None)
+    if pair is None:
+        raise DataError(f"{coordinates}: {model} under {loss} is no training of the experiment; lay it out again")
+    style.save(draw(cells, classes=classes, pair=pair), svg, png)
     if html_page is not None:
-        files.write_text(html_page, page(cells, classes=classes, model=model))
+        files.write_text(html_page, page(cells, classes=classes, pair=pair))

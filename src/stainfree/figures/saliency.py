@@ -1,4 +1,4 @@
-"""Saliency figures: a cell, and where in it each model looks."""
+"""Saliency figures: a cell, and where in it each model looks, under the loss that was best on validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stainfree.errors import DataError
-from stainfree.figures import style
+from stainfree.figures import MARKS, Pair, read_pairs, style
+from stainfree.schemes import slug
 
 METHODS = {"gradient": "gradient", "smoothgrad": "SmoothGrad"}
 OUTCOMES = ("wrong", "right")
@@ -73,7 +74,7 @@ def _draw_map(axes: Axes, saliency: npt.NDArray[np.float32], mask: npt.NDArray[n
     _bare(axes)
 
 
-def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, models: Sequence[str]) -> None:
+def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, pairs: Sequence[Pair]) -> None:
     """Draw one cell into a grid of a row per method and a column per model, the cell itself on the left."""
     axes = fig.add_subplot(grid[:, :2])
     low, high = np.percentile(example.image, GREY_PERCENTILES)
@@ -82,15 +83,15 @@ def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, mod
     _bare(axes)
     axes.set_title(f"{cell_class} cell", fontsize=8.5)
     axes.set_xlabel(_shorten(example.cell_id), fontsize=7, color=style.GREY)
-    for column, model in enumerate(models):
+    for column, pair in enumerate(pairs):
         for row, (method, words) in enumerate(METHODS.items()):
             axes = fig.add_subplot(grid[row, column + 2])
-            _draw_map(axes, example.maps[method, model], example.mask)
+            _draw_map(axes, example.maps[method, pair.model], example.mask)
             if row == 0:
-                axes.set_title(model, fontsize=8.5)
+                axes.set_title(pair.label.replace(", ", ",\n", 1), fontsize=8.5)
             if column == 0:
                 axes.set_ylabel(words, fontsize=8)
-        verdict = example.verdicts[model]
+        verdict = example.verdicts[pair.model]
         good = verdict.predicted == cell_class
         # Right and wrong are told by the mark as well as by the colour.
         axes.set_xlabel(
@@ -119,7 +120,7 @@ def draw(
     cell_class: str,
     outcome: str,
     judge: str,
-    models: Sequence[str],
+    pairs: Sequence[Pair],
     any_of_class: bool = True,
 ) -> Figure:
     """Draw cells of one class that the judge got right, or wrong, with the maps of all models beside each other.
@@ -133,32 +134,33 @@ def draw(
     outcome
         ``right`` or ``wrong``, as judged by the model `judge`.
     judge
-        That model's name.
-    models
-        Models in the order of the columns.
+        That model's name; it is one of `pairs`.
+    pairs
+        What each column shows: a model and the loss it was trained under.
     any_of_class
         Whether any test cell of the class was explained.
     """
+    judge = next(f"{pair.model} under {pair.loss}" for pair in pairs if pair.model == judge)
     if not examples:
         return _empty(cell_class, outcome, judge=judge, any_of_class=any_of_class)
-    panel = min(1.45, 6.6 / (len(models) + 2))
-    fig = style.figure(len(examples) * (2 * panel + 0.72) + 0.75, width=panel * (len(models) + 2) + 0.9)
+    panel = min(1.45, 6.6 / (len(pairs) + 2))
+    fig = style.figure(len(examples) * (2 * panel + 0.86) + 0.85, width=panel * (len(pairs) + 2) + 0.9)
     outer = fig.add_gridspec(len(examples), 1, hspace=0.06)
     for position, example in enumerate(examples):
-        inner = outer[position].subgridspec(len(METHODS), len(models) + 2, wspace=0.02, hspace=0.02)
-        _draw_example(fig, inner, example, cell_class, models)
+        inner = outer[position].subgridspec(len(METHODS), len(pairs) + 2, wspace=0.02, hspace=0.02)
+        _draw_example(fig, inner, example, cell_class, pairs)
     style.note(
         fig,
         f"{style.words_of(cell=len(examples))} of the test part that {judge} got {outcome}. Maps: size of the gradient "
         f"of the score of {cell_class}, black (none) to yellow (the {MAP_PERCENTILE:g}th percentile of that map and "
         f"above). Blue line: outline of the cell. Below: what the model predicted, and its "
-        f"probability of {cell_class}.",
+        f"probability of {cell_class}. {MARKS}",
     )
     return fig
 
 
 def read_examples(
-    maps: str | os.PathLike[str], cells: pd.DataFrame, *, models: Sequence[str], path: str | os.PathLike[str]
+    maps: str | os.PathLike[str], cells: pd.DataFrame, *, pairs: Sequence[Pair], path: str | os.PathLike[str]
 ) -> list[Example]:
     """Read images, masks and maps of the listed cells.
 
@@ -168,22 +170,28 @@ def read_examples(
         HDF5 of saliency maps.
     cells
         Rows of ``cells.csv``; `index` is a cell's place in `maps`.
-    models
-        Models wanted.
+    pairs
+        Models wanted, each with the loss it was trained under.
     path
         Where `cells` came from, for messages.
 
     Raises
     ------
     DataError
-        If there is no map, or no prediction, of a model.
+        If there is no map, or no prediction, of a model, or they are of another loss.
     """
     examples = []
+    models = [pair.model for pair in pairs]
     with h5py.File(maps, "r") as file:
-        for model in models:
-            absent = [f"/{method}/{model}" for method in METHODS if f"{method}/{model}" not in file]
-            if absent or f"predicted_{model}" not in cells.columns:
-                raise DataError(f"{maps}, {path}: nothing of {model} ({', '.join(absent)}); compute the saliency again")
+        for pair in pairs:
+            names = [f"{method}/{pair.model}" for method in METHODS]
+            absent = [f"/{name}" for name in names if name not in file]
+            if absent or f"predicted_{pair.model}" not in cells.columns:
+                raise DataError(
+                    f"{maps}, {path}: nothing of {pair.model} ({', '.join(absent)}); compute the saliency again"
+                )
+            if any(file[name].attrs.get("loss") != pair.loss for name in names):
+                raise DataError(f"{maps}: not of {pair.model} under {pair.loss}; compute the saliency again")
         for cell in cells.to_dict("records"):
             at = int(cell["index"])
             examples.append(
@@ -204,11 +212,12 @@ def read_examples(
 def plot(
     maps: str | os.PathLike[str],
     cells: str | os.PathLike[str],
+    chosen_losses: str | os.PathLike[str],
     *,
+    pairs: Sequence[Sequence[str]],
     cell_class: str,
     outcome: str,
     judge: str,
-    models: Sequence[str],
     svg: str | os.PathLike[str],
     png: str | os.PathLike[str],
 ) -> None:
@@ -218,7 +227,11 @@ def plot(
     ----------
     maps, cells
         ``saliency/maps.h5`` and ``saliency/cells.csv``.
-    cell_class, outcome, judge, models
+    chosen_losses
+        CSV that says which loss of a model was chosen on validation: that one is shown.
+    pairs
+        (variant, model, loss) of all trainings.
+    cell_class, outcome, judge
         As for `draw`.
     svg, png
         Files to write.
@@ -226,13 +239,14 @@ def plot(
     if outcome not in OUTCOMES:
         raise DataError(f"saliency figure: outcome {outcome} is not one of {', '.join(OUTCOMES)}")
     table = pd.read_csv(cells, keep_default_na=False)
-    shown = table[table["figure"] == f"saliency_{cell_class.lower()}_{outcome}"]
+    shown = table[table["figure"] == f"saliency_{slug(cell_class)}_{outcome}"]
+    chosen = [pair for pair in read_pairs(chosen_losses, pairs) if pair.chosen]
     fig = draw(
-        read_examples(maps, shown, models=models, path=cells),
+        read_examples(maps, shown, pairs=chosen, path=cells),
         cell_class=cell_class,
         outcome=outcome,
         judge=judge,
-        models=models,
+        pairs=chosen,
         any_of_class=bool((table["class"] == cell_class).any()),
     )
     style.save(fig, svg, png)

@@ -16,6 +16,7 @@ Adding a family is adding its file; nothing else lists the families.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -28,6 +29,9 @@ from typing import Any
 from stainfree.errors import ConfigError
 
 FOLDER = Path(__file__).parent
+
+NO_LOSS = "none"
+"""Name that stands for the loss of families that are not trained by one."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Family:
     """Losses that mean something for it; None: all."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Names and default values of what a config entry may set."""
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and (self.image_size is None or self.crop > self.image_size):
+            raise ConfigError(f"FAMILY: `crop` {self.crop} needs an `image_size` of at least {self.crop}")
 
     @property
     def input_size(self) -> int | None:
@@ -157,15 +165,21 @@ def entry(config: str | Mapping[str, Any]) -> ModelEntry:
         config = {config: {}}
     ((name, options),) = config.items()
     options = dict(options or {})
-    family_name = options.pop("family", name)
+    family_name = _typed(f"model `{name}`", "family", options.pop("family", name), name)
     declared = family(family_name)
-    changes = dict(options.pop("recipe", {}))
+    changes = dict(_typed(f"model `{name}`", "recipe", options.pop("recipe", {}), {}))
     recipe_keys = [f.name for f in dataclasses.fields(Recipe)]
     for key, valid in [*((k, recipe_keys) for k in changes), *((k, list(declared.parameters)) for k in options)]:
         if key not in valid:
             near = difflib.get_close_matches(key, valid, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             raise ConfigError(f"model `{name}`: unknown key `{key}`{hint} (valid: {', '.join(valid) or 'none'})")
+    like = {f.name: f.default for f in dataclasses.fields(Recipe)} | dict(_RECIPE_LIKE)
+    changes = {
+        key: value if value is None else _typed(f"model `{name}`: recipe", key, value, like[key])
+        for key, value in changes.items()
+    }
+    options = {key: _typed(f"model `{name}`", key, value, declared.parameters[key]) for key, value in options.items()}
     if "batch_size" in changes:  # the two ways to cut an epoch exclude each other
         changes.setdefault("batches_per_epoch", None)
     elif "batches_per_epoch" in changes:
@@ -175,6 +189,27 @@ def entry(config: str | Mapping[str, Any]) -> ModelEntry:
     except ConfigError as error:
         raise ConfigError(f"model `{name}`: {error}") from error
     return ModelEntry(name, family_name, {**declared.parameters, **options}, recipe)
+
+
+def _typed(where: str, key: str, value: Any, like: object) -> Any:
+    """Return a setting in the type of its default; raise `ConfigError` where it is of another.
+
+    A text that reads as a number is one: YAML takes ``1e-2`` for a text.
+    """
+    if isinstance(value, str) and isinstance(like, int | float) and not isinstance(like, bool):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(like, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if like is not None and type(value) is not type(like):
+        raise ConfigError(f"{where}: `{key}` is {value!r}, and must be of type {type(like).__name__} like {like!r}")
+    return value
+
+
+# An example of what each field of a recipe may hold, where its default does not show it.
+_RECIPE_LIKE: Mapping[str, object] = {"learning_rate": 0.1, "batches_per_epoch": 1, "batch_size": 1, "patience": 1}
 
 
 def module(family_name: str) -> ModuleType:
