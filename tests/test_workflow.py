@@ -138,7 +138,9 @@ class TestReruns:
         path = copy / "src/stainfree/figures/confusion.py"
         path.write_text(path.read_text() + "\nUNUSED = 1\n")
         assert sorted(jobs_of_a_dry_run(copy)) == [
-            "Draw the confusion matrices of espinosa (simulated)",
+            "Draw confusion_test of espinosa (simulated)",
+            "Draw confusion_test_all of espinosa (simulated)",
+            "Draw confusion_train of espinosa (simulated)",
             "Write the front page",
             "Write the report of espinosa on simulated",
         ]
