@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -18,16 +19,20 @@ from stainfree.schemes import STAGES
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def missing(reason: str) -> NoReturn:
+    """Skip the test for want of what `reason` names; in CI, where all must run, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
     """The folder that holds real cells; in CI it must be there, elsewhere tests without it are skipped."""
     given = os.environ.get("STAINFREE_MIRROR", "")
     folder = Path(given) if given else Path("does-not-exist")
     if not (folder / "jurkat-montage").is_dir():
-        reason = "set STAINFREE_MIRROR to a folder that holds jurkat-montage/ (see README, real cells) to test on them"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("set STAINFREE_MIRROR to a folder that holds jurkat-montage/ (see README, real cells) to test on them")
     return folder.resolve()
 
 

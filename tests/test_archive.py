@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -326,11 +325,8 @@ def test_damaged_archives_are_refused_or_read(
         assert 1 <= sum(len(batch) for batch in read) <= 2
 
 
-def test_real_cells(tmp_path: Path) -> None:
-    mirror = os.environ.get("STAINFREE_MIRROR", "")
-    raw = Path(mirror) / "jurkat-montage"
-    if not mirror or not raw.is_dir():
-        pytest.skip("set STAINFREE_MIRROR to a folder that holds jurkat-montage/ to test on real cells")
+def test_real_cells(tmp_path: Path, mirror: Path) -> None:
+    raw = mirror / "jurkat-montage"
     description = DATASETS["jurkat_montage"]
     wanted = [
         file for file in description["files"] if file["path"].split("/")[1] in ("Anaphase", "Telophase", "Metaphase")

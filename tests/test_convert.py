@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +145,8 @@ def test_public_descriptions_are_complete() -> None:
     assert "montage" in kinds()
 
 
-def test_real_cells(tmp_path: Path) -> None:
-    mirror = os.environ.get("STAINFREE_MIRROR", "")
-    raw = Path(mirror) / "jurkat-montage"
-    if not mirror or not raw.is_dir():
-        pytest.skip("set STAINFREE_MIRROR to a folder that holds jurkat-montage/ to test on real cells")
+def test_real_cells(tmp_path: Path, mirror: Path) -> None:
+    raw = mirror / "jurkat-montage"
     description = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))["jurkat_montage"]
     dataset = Dataset.from_config("jurkat_montage", description)
     convert(dataset, raw=raw, out=tmp_path / "j.h5", report=tmp_path / "j.json")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import copy_project, snakemake
+from conftest import copy_project, missing, snakemake
 from test_download import CONTENT, PATH, Server, _dataset, _download
 from test_download import server as server
 
@@ -71,9 +71,9 @@ def mounted(options: str, project: Path, folder: str, *arguments: str) -> subpro
             cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
         )  # fmt: skip
     except FileNotFoundError:
-        pytest.skip("install util-linux (unshare, mount) to test on a full and on a read-only disk")
+        missing("install util-linux (unshare, mount) to test on a full and on a read-only disk")
     if run.returncode == 77 or "unshare failed" in run.stdout:
-        pytest.skip("run as root, or allow user namespaces, to test on a full and on a read-only disk")
+        missing("run as root, or allow user namespaces, to test on a full and on a read-only disk")
     return run
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -172,11 +171,8 @@ def test_missing_option(tmp_path: Path) -> None:
         next(montage.read(Dataset.from_config("mine", description), tmp_path))
 
 
-def test_real_cells() -> None:
-    mirror = os.environ.get("STAINFREE_MIRROR", "")
-    raw = Path(mirror) / "jurkat-montage"
-    if not mirror or not raw.is_dir():
-        pytest.skip("set STAINFREE_MIRROR to a folder that holds jurkat-montage/ to test on real cells")
+def test_real_cells(mirror: Path) -> None:
+    raw = mirror / "jurkat-montage"
     description = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))["jurkat_montage"]
     drops = Drops()
     counts: Counter[tuple[str, str]] = Counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from stainfree import cells, files, predictions, trained
 from stainfree.errors import DataError
 from stainfree.explain import marked_pairs, saliency
 from stainfree.explain.masks import acquired, cell_mask, otsu
-
-MIRROR = os.environ.get("STAINFREE_MIRROR")
-needs_cells = pytest.mark.skipif(
-    MIRROR is None, reason="set STAINFREE_MIRROR to a folder that holds jurkat-montage/ to test on real cells"
-)
 
 
 def drawn_cell(rng: np.random.Generator, *, radius: float = 10, centre: tuple[float, float] = (20, 20)) -> Any:
@@ -81,12 +75,11 @@ class TestMasks:
         cut = otsu(heaps)
         np.testing.assert_array_equal(heaps <= cut, heaps <= cuts[int(np.argmin(inner))])
 
-    @needs_cells
     @pytest.mark.parametrize(
         ("stage", "least", "most"), [("G1", 0.15, 0.6), ("G2", 0.2, 0.75), ("Telophase", 0.4, 0.8)]
     )
-    def test_covers_real_cells(self, stage: str, least: float, most: float) -> None:
-        folder = Path(str(MIRROR)) / "jurkat-montage" / "Experiment_1" / stage
+    def test_covers_real_cells(self, mirror: Path, stage: str, least: float, most: float) -> None:
+        folder = mirror / "jurkat-montage" / "Experiment_1" / stage
         montage = tifffile.imread(next(folder.glob("Ch3_*.tif")))
         grid = montage.reshape(30, 40, 30, 40).swapaxes(1, 2).reshape(900, 40, 40)
         tiles, copies = np.unique(grid, axis=0, return_counts=True)

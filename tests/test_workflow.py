@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_project, snakemake
+from conftest import copy_project, missing, snakemake
 
 SMALL = {"datasets": {"simulated": {"n_cells": 420}}, "evaluation": {"bootstrap": 100}}
 RESULTS = Path("results/simulated/espinosa")
@@ -293,10 +293,7 @@ def chromium() -> str:
     """The browser; in CI it must be there."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        reason = "install Chromium (Debian: apt install chromium) to test the pages in a real browser"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("install Chromium (Debian: apt install chromium) to test the pages in a real browser")
     return found
 
 
