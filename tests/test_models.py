@@ -2,28 +2,234 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from stainfree import models
-from stainfree.errors import ConfigError
+from stainfree.errors import ConfigError, DataError
+from stainfree.models import _classifier
 from stainfree.models._layers import RepeatedConv2d, RepeatedLinear
+from stainfree.models._residual import Block
 from stainfree.models.simple_vit import sine_cosine_positions
 from stainfree.training import build_module, describe_layers
 
+# Families that take images of any size, as far as their networks are concerned.
+ANY_SIZE = ["nn", "resnet", "nagao", "duque_cnn", "resnet41", "resnet_rana", "deepflow"]
 
-def build(name: str, *, channels: int = 1, n_classes: int = 5) -> nn.Module:
-    declared = models.family(name)
+
+def build(
+    name: str, *, channels: int = 1, n_classes: int = 5, image_size: int | None = None, **parameters: Any
+) -> nn.Module:
+    entry = models.entry({name: parameters})
+    size = image_size or models.family(name).input_size or 66
     torch.manual_seed(0)
-    return build_module(
-        models.entry(name), channels=channels, image_size=declared.input_size or 66, n_classes=n_classes
-    )
+    return build_module(entry, channels=channels, image_size=size, n_classes=n_classes)
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def n_convolution(channels: int, width: int, kernel_size: int) -> int:
+    """Weights and biases of a convolution."""
+    return channels * width * kernel_size**2 + width
+
+
+def n_dense(*widths: int) -> int:
+    """Weights and biases of dense layers in a row."""
+    return sum(n_in * n_out + n_out for n_in, n_out in pairwise(widths))
 
 
 @pytest.mark.parametrize(("name", "published"), [("fc", 1_312_505), ("cnn3", 14_181), ("simple_vit", 160_389)])
 def test_published_parameter_counts(name: str, published: int) -> None:
-    assert sum(p.numel() for p in build(name).parameters()) == published
+    assert n_parameters(build(name)) == published
+
+
+class TestParameterCounts:
+    @pytest.mark.parametrize(("channels", "released"), [(3, 11_227_540), (1, 11_227_252)])
+    def test_nagao_has_those_of_the_released_model(self, channels: int, released: int) -> None:
+        assert n_parameters(build("nagao", channels=channels, n_classes=4, image_size=300)) == released
+
+    def test_nagao_of_other_depth_and_width(self) -> None:
+        # 40 -> 20 -> 10 -> 5 -> 2 pixels.
+        expected = sum(n_convolution(*widths, 3) for widths in pairwise([1, 8, 16, 32, 64]))
+        expected += n_dense(2 * 2 * 64, 100, 4)
+        found = build("nagao", n_classes=4, image_size=40, kernels=[8, 16, 32, 64], dense=100)
+        assert n_parameters(found) == expected
+
+    # He et al. 2016, table 6: millions, on colour pictures of ten classes.
+    @pytest.mark.parametrize(
+        ("depth", "published"), [(20, "0.27"), (32, "0.46"), (44, "0.66"), (56, "0.85"), (110, "1.7")]
+    )
+    @pytest.mark.parametrize("block", ["residual", "plain"])
+    def test_resnet_has_the_published_ones(self, depth: int, published: str, block: str) -> None:
+        found = n_parameters(build("resnet", channels=3, n_classes=10, depth=depth, block=block))
+        digits = len(published.split(".")[1])
+        assert f"{found / 1e6:.{digits}f}" == published
+
+    @pytest.mark.parametrize(("depth", "width"), [(8, 16), (14, 16), (8, 4)])
+    def test_resnet_by_hand(self, depth: int, width: int) -> None:
+        # Of each convolution 9 weights per pair of maps, and 2 per map of the norm; n blocks of two per stage.
+        n, w = (depth - 2) // 6, width
+        expected = 9 * 1 * w + 2 * w
+        expected += 2 * n * (9 * w * w + 2 * w)
+        expected += 9 * w * 2 * w + (2 * n - 1) * 9 * (2 * w) ** 2 + 2 * n * 2 * (2 * w)
+        expected += 9 * 2 * w * 4 * w + (2 * n - 1) * 9 * (4 * w) ** 2 + 2 * n * 2 * (4 * w)
+        expected += n_dense(4 * w, 5)
+        assert n_parameters(build("resnet", depth=depth, width=width)) == expected
+
+    def test_nn(self) -> None:
+        assert n_parameters(build("nn", channels=2, n_classes=4, image_size=40)) == n_dense(2 * 40 * 40, 128, 64, 4)
+        assert n_parameters(build("nn", image_size=40, hidden=[7])) == n_dense(1600, 7, 5)
+
+    def test_duque_cnn(self) -> None:
+        # 66 -> 57 -> 28 -> 24 -> 12 pixels.
+        expected = n_convolution(2, 64, 10) + n_convolution(64, 32, 5) + n_dense(12 * 12 * 32, 32, 16, 7)
+        assert n_parameters(build("duque_cnn", channels=2, n_classes=7)) == expected
+
+    def test_deepflow(self) -> None:
+        def dual(channels: int, narrow: int, wide: int) -> int:
+            return n_convolution(channels, narrow, 1) + n_convolution(channels, wide, 3) + 2 * (narrow + wide)
+
+        expected = n_convolution(3, 96, 3) + 2 * 96
+        expected += dual(96, 32, 32) + dual(64, 32, 48)
+        expected += n_convolution(80, 80, 3) + 2 * 80
+        expected += dual(160, 112, 48) + dual(160, 96, 64) + dual(160, 80, 80) + dual(160, 48, 96)
+        expected += n_convolution(144, 96, 3) + 2 * 96
+        expected += dual(240, 176, 160) + dual(336, 176, 160)
+        expected += n_convolution(336, 96, 3) + 2 * 96
+        expected += dual(432, 176, 160) + dual(336, 176, 160)
+        expected += n_dense(336, 7)
+        assert n_parameters(build("deepflow", channels=3, n_classes=7)) == expected
+
+
+@pytest.mark.parametrize("size", [40, 64, 66, 300])
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_images_of_any_size_give_finite_logits(name: str, size: int) -> None:
+    module = build(name, channels=2, n_classes=7, image_size=size).eval()
+    with torch.inference_mode():
+        logits = module(torch.randn(2, 2, size, size))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", models.family_names())
+def test_a_cell_is_read_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_classifier, "_PIXELS", 2 * 66 * 66)  # several pieces, the last one smaller
+    module = build(name).eval()
+    size = models.family(name).input_size or 66
+    x = torch.randn(5, 1, size, size)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    with torch.inference_mode():
+        logits = module(x)
+        assert torch.equal(module(x), logits)
+        torch.testing.assert_close(module(x[order]), logits[order], rtol=1e-3, atol=1e-4)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+# The maps before they are pooled or flattened to a vector, and how many pixels a place in them sees.
+@pytest.mark.parametrize(
+    ("name", "parameters", "layers", "pixels"),
+    [
+        ("resnet", {"depth": 8}, 2, 25),
+        ("resnet", {"depth": 14, "block": "plain"}, 2, 53),
+        ("nagao", {}, 9, 22),
+        ("duque_cnn", {}, 6, 21),
+    ],
+)
+def test_receptive_field(name: str, parameters: dict[str, Any], layers: int, pixels: int) -> None:
+    module = build(name, **parameters).eval()
+    with torch.no_grad():  # nothing is rectified away, and no paths cancel
+        for parameter in module.parameters():
+            parameter.abs_()
+    maps = nn.Sequential(*list(module.get_submodule("features").children())[:layers])
+    x = torch.rand(64, 1, 66, 66, requires_grad=True)
+    made = maps(x)
+    middle = made.shape[2] // 2
+    (gradient,) = torch.autograd.grad(made[:, :, middle, middle].sum(), x)
+    seen = gradient.abs().sum((0, 1)) > 0
+    for axis in (0, 1):
+        places = seen.any(axis).nonzero().flatten()
+        assert int(places.max() - places.min()) + 1 == pixels
+
+
+class TestResNet:
+    def test_plain_is_residual_without_the_way_around(self) -> None:
+        plain, residual = build("resnet", depth=14, block="plain"), build("resnet", depth=14)
+        assert list(plain.state_dict()) == list(residual.state_dict())
+        residual.load_state_dict(plain.state_dict())
+        blocks = [[block for block in net.eval().modules() if isinstance(block, Block)] for net in (plain, residual)]
+        assert [len(found) for found in blocks] == [6, 6]
+        for without, with_skip in zip(*blocks, strict=True):
+            first = without.body[0][0]
+            x = torch.randn(3, first.in_channels, 9, 9)
+            around = x[:, :, :: first.stride[0], :: first.stride[0]]
+            nothing = torch.zeros(3, first.out_channels - first.in_channels, *around.shape[2:])
+            torch.testing.assert_close(without(x), without.body(x).relu())
+            torch.testing.assert_close(with_skip(x), (without.body(x) + torch.cat([around, nothing], 1)).relu())
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_resnet_rana_is_the_resnet_18_of_torchvision(self, training: bool) -> None:
+        self.compare(build("resnet_rana", channels=3), torchvision.models.resnet18(num_classes=5), training=training)
+
+    def test_resnet41_is_the_resnet_50_of_torchvision_without_its_last_stage(self) -> None:
+        theirs = torchvision.models.resnet50(num_classes=5)
+        theirs.layer4 = nn.Sequential()
+        theirs.fc = nn.Linear(1024, 5)
+        ours = build("resnet41", channels=3)
+        self.compare(ours, theirs, training=False)
+        weighs = [m for m in ours.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        projections = 3  # beside the layers, one per stage
+        assert len(weighs) - projections == 41
+
+    def compare(self, ours: nn.Module, theirs: nn.Module, *, training: bool) -> None:
+        """Compare the outputs for the same weights, which both have in the order in which an image passes them."""
+        values = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
+        theirs.load_state_dict(dict(values))
+        x = torch.randn(4, 3, 66, 66)
+        torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x), rtol=1e-3, atol=1e-4)
+
+
+def test_nagao_goes_on_without_pooling_once_a_single_pixel_is_left() -> None:
+    layers = describe_layers(build("nagao", kernels=[4] * 9), channels=1, image_size=66)
+    maps = [layer["output_shape"] for layer in layers if layer["kind"] in ("Conv2d", "MaxPool2d")]
+    sides = [66, 33, 33, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
+    assert maps == [[4, side, side] for side in sides]
+
+
+def test_duque_cnn_refuses_images_that_its_layers_would_use_up() -> None:
+    assert build("duque_cnn", image_size=21)(torch.randn(2, 1, 21, 21)).shape == (2, 5)
+    with pytest.raises(DataError, match="images of 20 x 20 are too small for duque_cnn, which takes 21 x 21"):
+        build("duque_cnn", image_size=20)
+
+
+class TestDeepFlow:
+    def test_maps_are_halved_three_times(self) -> None:
+        layers = describe_layers(build("deepflow", n_classes=7), channels=1, image_size=64)
+        joint = [layer["output_shape"] for layer in layers if layer["kind"] in ("BatchNorm2d", "MaxPool2d")]
+        assert joint == [
+            *([width, 64, 64] for width in (96, 64, 80)),
+            *([width, 32, 32] for width in (80, 80, 160, 160, 160, 144)),
+            *([width, 16, 16] for width in (96, 144, 336, 336)),
+            *([width, 8, 8] for width in (96, 336, 336, 336)),
+        ]
+
+    def test_a_dual_block_is_two_convolutions_each_with_norm_and_relu(self) -> None:
+        block = build("deepflow").get_submodule("features.1")
+        branches = []
+        for conv, chosen in ((block.narrow, slice(0, 32)), (block.wide, slice(32, 64))):
+            norm = nn.BatchNorm2d(32)
+            with torch.no_grad():
+                norm.weight.copy_(block.norm.weight[chosen])  # type: ignore[union-attr, index, arg-type]
+            branches.append(nn.Sequential(conv, norm, nn.ReLU()))
+        x = torch.randn(6, 96, 8, 8)
+        expected = torch.cat([branch(x) for branch in branches], dim=1)
+        torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", models.family_names())
@@ -119,6 +325,14 @@ class TestEntry:
             ({"x": {"family": "fc", "recipe": "fast"}}, "`recipe` is 'fast', and must be of type dict"),
             ({"x": {"family": "fc", "dropout": "lots"}}, "`dropout` is 'lots', and must be of type float"),
             ({"x": {"family": 3}}, "`family` is 3, and must be of type str"),
+            ({"x": {"family": "resnet", "depth": 9}}, "`depth` is 9; it must be .*; the nearest are 8 and 14"),
+            ({"x": {"family": "resnet", "depth": 2}}, "`depth` is 2; it must be one of 8, 14, 20 and so on$"),
+            ({"x": {"family": "resnet", "block": "dense"}}, "`block` is 'dense'; it must be residual or plain"),
+            ({"x": {"family": "nagao", "kernels": []}}, r"`kernels` is \[\]; it needs at least one item"),
+            ({"x": {"family": "nagao", "kernels": [16, 2.5]}}, "each of its items must be one of 1, 2, 3 and so on"),
+            ({"x": {"family": "nagao", "dense": 0}}, "`dense` is 0; it must be at least 1$"),
+            ({"x": {"family": "nn", "hidden": ["many"]}}, r"`hidden` is \['many'\]; each of its items must be one of"),
+            ({"x": {"family": "duque_cnn", "dropout": 1}}, "`dropout` is 1.0; it must be at least 0 and below 1"),
         ],
     )
     def test_mistakes_are_named_with_the_nearest_valid_word(self, config: object, message: str) -> None:

@@ -7,29 +7,23 @@ weights of the cross-entropy. Where more than weights changes, it offers ``build
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-from stainfree.errors import ConfigError
+from stainfree.names import files_by_name, find_file
 
 FOLDER = Path(__file__).parent
 
 
 def loss_names() -> list[str]:
     """Return the names of all losses, sorted: the files of this folder."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    return list(files_by_name(FOLDER))
 
 
 def loss_path(name: str) -> Path:
     """Return the file that defines a loss; raise `ConfigError` naming the nearest one that exists."""
-    path = FOLDER / f"{name}.py"
-    if name.startswith("_") or not path.is_file():
-        near = difflib.get_close_matches(name, loss_names(), n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        raise ConfigError(f"unknown loss `{name}`{hint} (there are: {', '.join(loss_names())})")
-    return path
+    return find_file(FOLDER, name, what="loss")
 
 
 def module(name: str) -> ModuleType:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ from types import ModuleType
 from typing import Any
 
 from stainfree.errors import ConfigError
+from stainfree.models._values import Values
+from stainfree.names import files_by_name, find_file, nearest
 
 FOLDER = Path(__file__).parent
 
@@ -84,6 +85,8 @@ class Family:
     """Losses that mean something for it; None: all."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Names and default values of what a config entry may set."""
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of a parameter that not every value of its type suits: the fields of `Values` that say which do."""
 
     def __post_init__(self) -> None:
         if self.crop is not None and (self.image_size is None or self.crop > self.image_size):
@@ -107,17 +110,12 @@ class ModelEntry:
 
 def family_names() -> list[str]:
     """Return the names of all families, sorted: the files of this folder."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    return list(files_by_name(FOLDER))
 
 
 def family_path(family: str) -> Path:
     """Return the file that defines a family; raise `ConfigError` naming the nearest one that exists."""
-    path = FOLDER / f"{family}.py"
-    if family.startswith("_") or not path.is_file():
-        near = difflib.get_close_matches(family, family_names(), n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        raise ConfigError(f"unknown model family `{family}`{hint} (there are: {', '.join(family_names())})")
-    return path
+    return find_file(FOLDER, family, what="model family")
 
 
 def _literal(node: ast.expr) -> Any:
@@ -159,7 +157,8 @@ def entry(config: str | Mapping[str, Any]) -> ModelEntry:
     Raises
     ------
     ConfigError
-        If the family, a parameter or a key of the recipe is unknown; the nearest valid name is given.
+        If the family, a parameter or a key of the recipe is unknown, or a value is none it can have; the nearest
+        valid ones are given.
     """
     if isinstance(config, str):
         config = {config: {}}
@@ -171,15 +170,18 @@ def entry(config: str | Mapping[str, Any]) -> ModelEntry:
     recipe_keys = [f.name for f in dataclasses.fields(Recipe)]
     for key, valid in [*((k, recipe_keys) for k in changes), *((k, list(declared.parameters)) for k in options)]:
         if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise ConfigError(f"model `{name}`: unknown key `{key}`{hint} (valid: {', '.join(valid) or 'none'})")
+            known = ", ".join(valid) or "none"
+            raise ConfigError(f"model `{name}`: unknown key `{key}`{nearest(key, valid)} (valid: {known})")
     like = {f.name: f.default for f in dataclasses.fields(Recipe)} | dict(_RECIPE_LIKE)
     changes = {
         key: value if value is None else _typed(f"model `{name}`: recipe", key, value, like[key])
         for key, value in changes.items()
     }
     options = {key: _typed(f"model `{name}`", key, value, declared.parameters[key]) for key, value in options.items()}
+    parameters = {**declared.parameters, **options}
+    for key, allowed in declared.values.items():
+        if reason := Values(**allowed).why_not(parameters[key]):
+            raise ConfigError(f"model `{name}`: `{key}` is {parameters[key]!r}; {reason}")
     if "batch_size" in changes:  # the two ways to cut an epoch exclude each other
         changes.setdefault("batches_per_epoch", None)
     elif "batches_per_epoch" in changes:
@@ -188,7 +190,7 @@ def entry(config: str | Mapping[str, Any]) -> ModelEntry:
         recipe = dataclasses.replace(declared.recipe, **changes)
     except ConfigError as error:
         raise ConfigError(f"model `{name}`: {error}") from error
-    return ModelEntry(name, family_name, {**declared.parameters, **options}, recipe)
+    return ModelEntry(name, family_name, parameters, recipe)
 
 
 def _typed(where: str, key: str, value: Any, like: object) -> Any:
