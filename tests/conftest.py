@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
+import yaml
+from PIL import Image
+from sandbox import Sandbox, missing_packages
 
 from stainfree.cells import CellsInfo, CellsWriter
 from stainfree.schemes import STAGES
@@ -67,15 +70,56 @@ def copy_project(to: Path) -> Path:
     to.mkdir(parents=True)
     for name in ("Snakefile", "config.yaml", "requirements.lock"):
         shutil.copy2(ROOT / name, to / name)
-    for name in ("workflow", "envs", "scripts", "src", "notebooks", "profiles"):
+    for name in ("workflow", "envs", "scripts", "src", "notebooks", "profiles", "slurm"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     return to
+
+
+SMALL = {"datasets": {"simulated": {"n_cells": 420}}, "evaluation": {"bootstrap": 100}}
+
+
+def configure(project: Path, **changes: object) -> None:
+    """Lay small sizes, and then the changes, over the project's config.yaml."""
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    config.update({**SMALL, **changes})
+    (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which all was built from few simulated cells, and ten pictures per stage in ``own/`` were split.
+
+    Tests share it: they read, and change copies.
+    """
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    configure(project)
+    rng = np.random.default_rng(0)
+    for stage in STAGES:
+        (project / "own" / stage).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.fromarray(rng.integers(0, 256, (24, 24), dtype=np.uint8))
+            picture.save(project / "own" / stage / f"{number}.png")
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    config["datasets"]["mine"] = {"kind": "folder", "path": "own", "channels": ["BF"], "bit_depth": 8}
+    (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = snakemake(project, "all", "results/mine/espinosa/holdout/split.parquet")
+    (project / "first-run.log").write_text(run.stdout)
+    return project
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project to run workflows in and to change."""
     return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A real Slurm on this machine, with accounting."""
+    if lacking := missing_packages(accounting=True):
+        missing(f"to test on a real Slurm: apt-get install {' '.join(lacking)}")
+    with Sandbox(tmp_path_factory.mktemp("slurm"), accounting=True) as sandbox:
+        yield sandbox
 
 
 def snakemake(

@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 from conftest import ROOT, snakemake
-from test_training import FIVE
+from test_training import FIVE, plan_of
 
-from stainfree import checkpoints, files, restart, splits
+from stainfree import checkpoints, files, restart, splits, training
 from stainfree.schemes import STAGES
 
 METRICS = "results/simulated/espinosa/metrics.csv"
@@ -172,6 +173,29 @@ class TestOwnership:
         assert {path.name for path in part.iterdir()} == {"owner.json", "checkpoint.safetensors"}
         assert not (tmp_path / "out").exists()
 
+    def test_it_is_found_out_between_checkpoints_too(
+        self, make_cells: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps = []
+
+        def taken_over_meanwhile(*told: Any, **more: Any) -> Any:
+            steps.append(told)
+            (path,) = (tmp_path / "work").glob("*/fold0-seed0/owner.json")
+            path.write_text(json.dumps(files.read_json(path) | {"token": "other", "process": 7}))
+            return augmented_batch(*told, **more)
+
+        augmented_batch = training.augmented_batch
+        monkeypatch.setattr(training, "augmented_batch", taken_over_meanwhile)
+        monkeypatch.setattr(training, "_SECONDS_BETWEEN_LINES", 0.0)
+        cells, split = make_cells(dict.fromkeys(STAGES, 12)), tmp_path / "split.parquet"
+        spec = {"kind": "holdout", "validation": 0.2, "test": 0.2}
+        splits.make(cells, split, spec=spec, scheme=FIVE, sources=None, seed=0)
+        plan = plan_of(checkpoint_seconds=3600.0)
+        with pytest.raises(checkpoints.TakenOverError, match="taken over by process 7"):
+            training.train(cells, split, tmp_path / "out", plan=plan, work=tmp_path / "work")
+        assert len(steps) == 1
+        assert not (tmp_path / "out").exists()
+
     def test_the_newer_owner_of_a_folder_wins(self, tmp_path: Path) -> None:
         with checkpoints.owned(tmp_path):
             files.write_text(tmp_path / "a", "first")
@@ -218,7 +242,7 @@ class TestRestart:
         ).stdout
         assert told.startswith("An earlier run was killed: its lock is cleared")
         assert not list((locked / ".snakemake/locks").iterdir())
-        assert restart.clear(locked) is False
+        assert restart.clear(locked) is None
 
     def test_a_running_snakemake_keeps_its_lock(self, locked: Path) -> None:
         # What counts is the command line and the folder; a folder beside it does not.
@@ -235,11 +259,39 @@ class TestRestart:
             assert len(restart.find_locks(locked)) == 2
             here.kill()
             here.wait()
-            assert restart.clear(locked) is True
+            assert restart.clear(locked) == 0
         finally:
             for process in (beside, here):
                 process.kill()
                 process.wait()
+
+    def test_what_it_left_in_slurm_is_cancelled(self, locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (log,) = (locked / ".snakemake/log").iterdir()
+        log.write_text(log.read_text() + "SLURM run ID: 1b4e28ba\n")
+        # As much of Slurm as a list of jobs that can be emptied.
+        (locked / "jobs").write_text("7_1\n7_2\n8\n")
+        for name, does in (("squeue", "cat"), ("scancel", ">")):
+            command = locked / name
+            command.write_text(f'#!/bin/sh\necho {name} "$@" >> {locked}/asked\n{does} {locked}/jobs\n')
+            command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(locked), prepend=os.pathsep)
+        assert restart.clear(locked) == 3
+        asked = (locked / "asked").read_text().splitlines()
+        assert [line.split()[0] for line in asked] == ["squeue", "scancel", "squeue"]
+        assert all(line.endswith(" --name=1b4e28ba") for line in asked)
+        assert not restart.find_locks(locked)
+
+    def test_a_lock_stays_while_slurm_does_not_answer(self, locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (log,) = (locked / ".snakemake/log").iterdir()
+        log.write_text(log.read_text() + "SLURM run ID: 1b4e28ba\n")
+        (locked / "squeue").write_text("#!/bin/sh\necho squeue: error: no controller >&2\nexit 1\n")
+        (locked / "squeue").chmod(0o755)
+        monkeypatch.setenv("PATH", str(locked), prepend=os.pathsep)
+        with pytest.raises(
+            restart.LockedError, match=r"does not answer \(squeue: error: no controller\); run this again"
+        ):
+            restart.clear(locked)
+        assert len(restart.find_locks(locked)) == 2
 
     def test_a_lock_of_another_machine_is_left(self, locked: Path) -> None:
         # Runs that began after the lock was taken say nothing of it.

@@ -37,12 +37,17 @@ def made(make_cells: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
     return path, split
 
 
-def run(made: tuple[Path, Path], out: Path, plan: training.Plan) -> dict[str, bytes]:
-    """Train and return the files that must be the same in every run."""
-    training.train(*made, out, plan=plan, work=out.parent / "work")
-    names = ["predictions.parquet", "embeddings.parquet", "weights/fold0-seed0.safetensors"]
+def outputs(out: Path) -> dict[str, bytes]:
+    """Return what must be the same in every run: the files, and the history but for its times."""
+    paths = [out / "predictions.parquet", out / "embeddings.parquet", *sorted((out / "weights").iterdir())]
     history = pd.read_csv(out / "history.csv").drop(columns="seconds")
-    return {name: (out / name).read_bytes() for name in names} | {"history": history.to_csv().encode()}
+    return {path.name: path.read_bytes() for path in paths} | {"history": history.to_csv().encode()}
+
+
+def run(made: tuple[Path, Path], out: Path, plan: training.Plan) -> dict[str, bytes]:
+    """Train and return what must be the same in every run."""
+    training.train(*made, out, plan=plan, work=out.parent / "work")
+    return outputs(out)
 
 
 @pytest.mark.parametrize("model", ["fc", "cnn3", "simple_vit"])

@@ -17,8 +17,10 @@ import logging
 import os
 import platform
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, optim
 
 from stainfree import files
-from stainfree.errors import StainfreeError
+from stainfree.errors import TakenOverError
 
 logger = logging.getLogger(__name__)
 
-
-class TakenOverError(StainfreeError):
-    """Another process has taken over the work of this one."""
+_LARGEST_SHARE = 0.02
+"""Of the time of a training, what its checkpoints may take."""
 
 
 @contextmanager
@@ -79,6 +80,40 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         # Not `save_file`: it writes to a temporary file of its own, which a killed process would leave behind.
         temporary.write_bytes(to_bytes(contiguous, metadata={"values": json.dumps(values)}))
+
+
+@dataclass
+class Pace:
+    """How often a checkpoint is written: no more often than asked, nor than its cost allows."""
+
+    seconds: float
+    """Time between two checkpoints; longer where writing one takes long. 0: one after every step, whatever it costs."""
+    n_written: int = 0
+    n_bytes: int = 0
+    spent: float = 0.0
+    """Seconds of writing."""
+    _last: float = field(init=False)
+    _wait: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = time.perf_counter()
+        self._wait = self.seconds
+
+    def is_due(self) -> bool:
+        """Tell whether it is time for a checkpoint."""
+        return time.perf_counter() - self._last >= self._wait
+
+    def save(self, path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Write a checkpoint, and set the time of the next one by what this one took."""
+        began = time.perf_counter()
+        save(path, tensors, values)
+        self._last = time.perf_counter()
+        took = self._last - began
+        self.n_written += 1
+        self.n_bytes += path.stat().st_size
+        self.spent += took
+        if self.seconds:
+            self._wait = max(self.seconds, took / _LARGEST_SHARE)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

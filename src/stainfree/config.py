@@ -6,27 +6,25 @@ Importing this module, and all that a plan needs, costs no heavy import: a dry r
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stainfree import losses, models
+from stainfree import losses, models, sources
 from stainfree.errors import ConfigError
 from stainfree.models import ModelEntry
+from stainfree.names import nearest
 from stainfree.schemes import Scheme, slug
 
 RESERVED_VARIANTS = ("figures", "tables", "saliency", "embedding")
 """Folders that stand beside the variants in the results."""
 
-RESERVED_EXPERIMENTS = {path.stem for path in (Path(__file__).parents[2] / "scripts").glob("*.py")} | {"all"}
-"""Names of the workflow's own rules, each of which has a script of that name."""
-
-SHARED_MODULES = {"download", "duplicates", "pictures"}
-"""Modules of `stainfree.datasets` that read no kind of source."""
+RESERVED_EXPERIMENTS = {path.stem for path in (Path(__file__).parents[2] / "scripts").glob("*.py")} | {"all", "realism"}
+"""Names of the workflow's own rules; all but the last two have a script of that name."""
 
 SPLIT_KEYS = {
     "holdout": ({"validation", "test"}, {"group_by"}),
@@ -45,12 +43,6 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return ``; did you mean `x`?`` for the valid word most like `word`, or nothing."""
-    near = difflib.get_close_matches(word, list(valid), n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +154,11 @@ class Variant:
     protocol: str = "honest"
     balancing: str = "none"
 
+    @property
+    def folds(self) -> int:
+        """Number of folds of the split: several for ``kfold``, one for every other kind."""
+        return self.split.get("folds", 1)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -198,12 +195,17 @@ class Experiment:
 
     def pairs(self) -> list[tuple[str, str, str]]:
         """Return all (variant, model, loss) that are trained, in the order of the config."""
-        return [
+        return list(self._pairs)
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[str, str, str], ...]:
+        # Families' files are read for it, and a plan asks for it again and again.
+        return tuple(
             (variant.name, entry.name, loss)
             for variant in self.variants
             for entry in self.models
             for loss in self.losses_of(entry.name)
-        ]
+        )
 
 
 def _check_split(where: str, split: Mapping[str, Any]) -> list[str]:
@@ -340,6 +342,8 @@ class Settings:
     mirror: str
     threads: int
     device: str
+    fan_out: bool
+    """Whether each part of a training is a job of its own."""
     bootstrap: int
 
 
@@ -385,12 +389,10 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
         for name, changes in config["datasets"].items()
         if name not in public and "kind" not in changes
     ]
-    folder = workflow.parent / "src" / "stainfree" / "datasets"
-    kinds = sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem not in SHARED_MODULES)
     problems += [
-        f"`datasets.{name}.kind`: unknown kind `{told['kind']}`{nearest(str(told['kind']), kinds)}"
+        f"`datasets.{name}.kind`: unknown kind `{told['kind']}`{nearest(str(told['kind']), sources.kinds())}"
         for name, told in datasets.items()
-        if "kind" in told and told["kind"] not in kinds
+        if "kind" in told and told["kind"] not in sources.kinds()
     ]
     if config["dataset"] not in datasets:
         problems.append(
@@ -438,5 +440,6 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
         mirror=config["mirror"],
         threads=config["training"]["threads"],
         device=config["training"]["device"],
+        fan_out=config["fan_out"],
         bootstrap=config["evaluation"]["bootstrap"],
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class StainfreeError(Exception):
     """Something a user can mend: the message is one line that names the file or key and the mend."""
+
+    lasting: ClassVar[bool] = True
+    """Whether a further attempt at the same work would end the same, whatever time and memory it gets."""
 
 
 class ConfigError(StainfreeError):
@@ -13,3 +18,21 @@ class ConfigError(StainfreeError):
 
 class DataError(StainfreeError):
     """A file does not hold what it should."""
+
+
+class OutOfTimeError(StainfreeError):
+    """The job's time ends: what was done is saved, and a further attempt goes on from there."""
+
+    lasting = False
+
+
+class OutOfMemoryError(StainfreeError):
+    """The job's memory did not suffice; a further attempt gets more."""
+
+    lasting = False
+
+
+class TakenOverError(StainfreeError):
+    """Another process has taken over the work of this one."""
+
+    lasting = False

@@ -1,8 +1,9 @@
 """Training: one loop for all image models.
 
 One job trains one (variant, model, loss): its parts, one per (fold, seed), run one after the other on one tensor of
-images. A part leaves its own finished files under `work`, so that a job that is killed goes on with the part it was
-in, at that part's last checkpoint; `join` then lays the parts together.
+images (`train`). A part leaves its own finished files under `work`, so that a job that is killed goes on with the part
+it was in, at that part's last checkpoint; `join` then lays the parts together. On a large cluster each part may be a
+job of its own (`make_part`), and the joining another (`join_parts`): the same loop, the same files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 
 from stainfree import cells, checkpoints, files, images, losses, models, predictions, provenance, splits
 from stainfree.augment import Normalisation, augmented_batch, centre_batch
-from stainfree.errors import ConfigError, DataError
+from stainfree.deadline import Deadline
+from stainfree.errors import ConfigError, DataError, OutOfTimeError
 from stainfree.models._layers import one_by_one
 from stainfree.schemes import Scheme
 
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 # Cells per forward pass where no gradient is kept.
 _EVALUATION_BATCH = 512
 _SECONDS_BETWEEN_LINES = 5.0
+# Files of a finished part; the last one says that the others are whole.
+_PART_FILES = ("weights.safetensors", "predictions.parquet", "embeddings.parquet", "history.csv", "part.json")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class Plan:
     """Threads of arithmetic: part of the plan, because the order of sums, and so the last digit, depends on it."""
     device: str = "auto"
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints; it changes no result."""
+    """Time between checkpoints (longer where writing one is slow, see `checkpoints.Pace`); it changes no result."""
+
+    def parts(self, split: pd.DataFrame) -> list[tuple[int, int]]:
+        """Return the (fold, seed) of all parts on a split, in the order in which they are joined."""
+        return [(fold, seed) for fold in sorted(split["fold"].unique().tolist()) for seed in self.seeds]
 
     def digest(self, *, cells_sha256: str, split_sha256: str) -> str:
         """Return 16 hexadecimal digits that name this training on these cells."""
@@ -80,6 +88,36 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a training rests on, as its results tell it."""
+
+    split: pd.DataFrame
+    cells_sha256: str
+    split_path: str
+    split_sha256: str
+    image_shape: tuple[int, int]
+    """Height and width in pixels, brought to the model's size."""
+
+    @classmethod
+    def read(
+        cls, cells_path: str | os.PathLike[str], split_path: str | os.PathLike[str], *, size: int | None
+    ) -> Origin:
+        """Read it from a cells file and a split of it; `size` is the side that the model takes, None for any."""
+        info = cells.read_info(cells_path)
+        return cls(
+            split=splits.read(split_path),
+            cells_sha256=info.content_sha256,
+            split_path=str(split_path),
+            split_sha256=files.sha256(split_path),
+            image_shape=info.image_shape if size is None else (size, size),
+        )
+
+    def unfinished(self, work: str | os.PathLike[str], plan: Plan) -> Path:
+        """Return the folder below `work` for the unfinished work of a plan on these cells."""
+        return Path(work) / plan.digest(cells_sha256=self.cells_sha256, split_sha256=self.split_sha256)
+
+
+@dataclass(frozen=True)
 class Data:
     """The cells of a training, on its device."""
 
@@ -87,10 +125,12 @@ class Data:
     """(cell, channel, y, x) in the stored dtype, brought to the model's size."""
     row: pd.Series
     """cell_id -> position in `images`."""
-    split: pd.DataFrame
-    cells_sha256: str
-    split_path: str
-    split_sha256: str
+    origin: Origin
+
+    @property
+    def split(self) -> pd.DataFrame:
+        """The split, one row per (fold, cell)."""
+        return self.origin.split
 
     def select(self, fold: int, subset: str) -> tuple[pd.DataFrame, Tensor]:
         """Return a fold's cells of one subset, and their positions."""
@@ -119,10 +159,10 @@ def load(
     device: torch.device,
 ) -> Data:
     """Read the cells of a split as one tensor."""
-    split = splits.read(split_path)
+    origin = Origin.read(cells_path, split_path, size=size)
     table = cells.read_table(cells_path)
     position = pd.Series(np.arange(len(table)), index=table["cell_id"])
-    used = split["cell_id"].drop_duplicates()
+    used = origin.split["cell_id"].drop_duplicates()
     unknown = ~used.isin(position.index)
     if unknown.any():
         raise DataError(f"{split_path}: cell {used[unknown].iloc[0]} is not in {cells_path}; draw the split again")
@@ -132,10 +172,7 @@ def load(
     return Data(
         images=tensor.to(device),
         row=pd.Series(np.arange(len(rows)), index=table["cell_id"].to_numpy()[rows]),
-        split=split,
-        cells_sha256=cells.read_info(cells_path).content_sha256,
-        split_path=str(split_path),
-        split_sha256=files.sha256(split_path),
+        origin=origin,
     )
 
 
@@ -193,12 +230,18 @@ def evaluate(
     return torch.cat(logits), torch.cat(embeddings) if embed else None
 
 
-def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) -> None:
+def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, deadline: Deadline | None = None) -> None:
     """Train one part, from its last checkpoint where there is one, and write its files into `folder`.
 
     The files are ``weights.safetensors``, ``predictions.parquet``, ``history.csv``, ``embeddings.parquet`` where the
     family has an embedding, and, last, ``part.json``: a part that has it is finished.
+
+    Raises
+    ------
+    OutOfTimeError
+        If `deadline` is near: a checkpoint was written. At least one step was made, however near it was at the start.
     """
+    deadline = deadline or Deadline()
     family, recipe, classes = models.family(plan.model.family), plan.model.recipe, plan.scheme.classes
     device, crop = data.images.device, family.crop
     name = f"{plan.model.name}/{plan.loss} fold {fold} seed {seed}"
@@ -242,7 +285,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
         order = tensors["order"]
         step, best_step, best, history = (values[key] for key in ("step", "best_step", "best", "history"))
         logger.info("%s: going on at step %s", name, step)
-    saved = said = time.perf_counter()
+    first, said, pace = step, time.perf_counter(), checkpoints.Pace(plan.checkpoint_seconds)
+    deadline.begin()
     memory = torch.empty((-(-len(train_rows) // batches), len(plan.channels), input_size, input_size), device=device)
 
     # --- the loop
@@ -288,11 +332,14 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
         now = time.perf_counter()
         if now - said >= _SECONDS_BETWEEN_LINES:
             said = now
+            # Whoever is taken over must be gone before the other one ends: workflows remove what a failed job made.
+            files.check_guard()
             logger.info(
                 "%s: step %s of at most %s, loss %.3f, balanced accuracy on validation %.3f (best %.3f at step %s)",
                 name, step, recipe.epochs * batches, loss.item(), score, best, best_step,
             )  # fmt: skip
-        if now - saved >= plan.checkpoint_seconds:
+        leave = deadline.is_near()
+        if leave or pace.is_due():
             tensors = {f"model.{key}": value for key, value in module.state_dict().items()}
             tensors |= {f"best.{key}": value for key, value in best_weights.items()}
             tensors |= checkpoints.optimizer_tensors(optimizer)
@@ -300,8 +347,13 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
             if device.type == "cuda":
                 tensors["dropout_cuda"] = torch.cuda.get_rng_state()
             values = {"step": step, "best_step": best_step, "best": best, "history": history}
-            checkpoints.save(checkpoint, tensors, values)
-            saved = time.perf_counter()
+            pace.save(checkpoint, tensors, values)
+        if leave:
+            hint = "; no more than 1 step fitted into this attempt: give it more time" if step - first == 1 else ""
+            raise OutOfTimeError(
+                f"{name}: the job's time ends: stopped at step {step} of at most {recipe.epochs * batches}, saved; "
+                f"the next attempt goes on there{hint}"
+            )
 
     # --- the best step's weights speak
     module.load_state_dict(best_weights)
@@ -324,6 +376,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path) ->
             "best_step": best_step,
             "last_step": step,
             "stopped_early": stopped_early,
+            "checkpoints": {"written": pace.n_written, "bytes": pace.n_bytes, "seconds": pace.spent},
             "seconds": time.perf_counter() - began,
             "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         },
@@ -395,10 +448,22 @@ def describe_layers(module: nn.Module, *, channels: int, image_size: int) -> lis
     return layers
 
 
-def join(parts: Sequence[Path], out: Path, plan: Plan, data: Data) -> None:
-    """Lay finished parts together as the files of the contract (predictions, embeddings, history, weights, model)."""
+def join(parts: Sequence[Path], out: Path, plan: Plan, origin: Origin) -> None:
+    """Lay finished parts together as the files of the contract (predictions, embeddings, history, weights, model).
+
+    Raises
+    ------
+    DataError
+        If the parts are not those of the plan on its split.
+    """
     family = models.family(plan.model.family)
     told: list[Mapping[str, Any]] = [files.read_json(part / "part.json") for part in parts]
+    there, wanted = [(about["fold"], about["seed"]) for about in told], plan.parts(origin.split)
+    if there != wanted:
+        raise DataError(
+            f"{origin.split_path}: its parts (fold, seed) are {wanted}, and those to join are {there}; "
+            "delete it and draw the split again"
+        )
     weights = out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     for part, about in zip(parts, told, strict=True):
@@ -411,7 +476,7 @@ def join(parts: Sequence[Path], out: Path, plan: Plan, data: Data) -> None:
     nothing = pd.DataFrame(columns=["cell_id", "fold", "subset", "class", "seed"])
     files.write_parquet(out / "embeddings.parquet", pd.concat(vectors) if vectors else nothing)
     files.write_csv(out / "history.csv", pd.concat([pd.read_csv(p / "history.csv") for p in parts]))
-    image_size = family.crop or data.images.shape[2]
+    image_size = family.crop or origin.image_shape[0]
     module = build_module(
         plan.model, channels=len(plan.channels), image_size=image_size, n_classes=len(plan.scheme.classes)
     )
@@ -427,17 +492,33 @@ def join(parts: Sequence[Path], out: Path, plan: Plan, data: Data) -> None:
             "loss": plan.loss,
             "n_parameters": sum(p.numel() for p in module.parameters()),
             "channels": list(plan.channels),
-            "image_size": list(data.images.shape[2:]),
+            "image_size": list(origin.image_shape),
             "crop": family.crop,
             "fit": plan.fit,
             "scheme": {"name": plan.scheme.name, "classes": {k: list(v) for k, v in plan.scheme.members.items()}},
             "recipe": dataclasses.asdict(plan.model.recipe),
             "layers": describe_layers(module, channels=len(plan.channels), image_size=image_size),
             "parts": told,
-            "cells_sha256": data.cells_sha256,
-            "split": {"path": data.split_path, "sha256": data.split_sha256},
+            "cells_sha256": origin.cells_sha256,
+            "split": {"path": origin.split_path, "sha256": origin.split_sha256},
             "provenance": provenance.collect(["torch", "numpy", "h5py", "pandas", "safetensors"]),
         },
+    )
+
+
+def _prepare(cells_path: str | os.PathLike[str], split_path: str | os.PathLike[str], plan: Plan) -> Data:
+    """Set how torch works under a plan, and read the plan's cells."""
+    torch.set_num_threads(plan.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Else torch fills fresh memory that is written over at once: a third of the time of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return load(
+        cells_path,
+        split_path,
+        channels=plan.channels,
+        size=models.family(plan.model.family).image_size,
+        fit=plan.fit,
+        device=choose_device(plan.device),
     )
 
 
@@ -448,6 +529,7 @@ def train(
     *,
     plan: Plan,
     work: str | os.PathLike[str],
+    deadline: Deadline | None = None,
 ) -> None:
     """Train every part of a plan and join them in the folder `out`.
 
@@ -461,43 +543,96 @@ def train(
         What is trained, and how.
     work
         Folder for unfinished work, safe to delete: a later call goes on from what stands there.
+    deadline
+        When this process must have ended; it changes no result.
 
     Raises
     ------
     TakenOverError
         If another process started on the same training meanwhile: it goes on, this one writes no more.
+    OutOfTimeError
+        If the deadline is near: a later call goes on. Every call makes at least one step.
     """
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else torch fills fresh memory that is written over at once: a third of the time of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    family = models.family(plan.model.family)
-    data = load(
-        cells_path,
-        split_path,
-        channels=plan.channels,
-        size=family.image_size,
-        fit=plan.fit,
-        device=choose_device(plan.device),
-    )
-    unfinished = Path(work) / plan.digest(cells_sha256=data.cells_sha256, split_sha256=data.split_sha256)
-    parts = []
+    data = _prepare(cells_path, split_path, plan)
+    unfinished = data.origin.unfinished(work, plan)
+    deadline, late = deadline or Deadline(), False
+    parts: list[Path] = []
     with checkpoints.owned(unfinished) as check_owner:
-        for fold in sorted(data.split["fold"].unique().tolist()):
-            for seed in plan.seeds:
-                part = unfinished / f"fold{fold}-seed{seed}"
-                if not (part / "part.json").is_file():
-                    with checkpoints.owned(part):
-                        train_part(data, plan, fold=fold, seed=seed, folder=part)
-                parts.append(part)
-        join(parts, Path(out), plan, data)
+        wanted = plan.parts(data.split)
+        for fold, seed in wanted:
+            part = unfinished / f"fold{fold}-seed{seed}"
+            if not (part / "part.json").is_file():
+                if late:
+                    raise OutOfTimeError(
+                        f"{plan.model.name}/{plan.loss}: the job's time ends: {len(parts)} of {len(wanted)} parts are "
+                        "done and saved; the next attempt goes on there"
+                    )
+                with checkpoints.owned(part):
+                    train_part(data, plan, fold=fold, seed=seed, folder=part, deadline=deadline)
+                late = deadline.is_near()
+            parts.append(part)
+        join(parts, Path(out), plan, data.origin)
         check_owner()
         shutil.rmtree(unfinished)
 
 
-def plan_from(told: Mapping[str, Any]) -> Plan:
-    """Build a `Plan` from plain values (as a workflow passes them): the keys are its fields."""
-    plain: dict[str, Any] = dict(told)
+def make_part(
+    cells_path: str | os.PathLike[str],
+    split_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    plan: Plan,
+    fold: int,
+    seed: int,
+    work: str | os.PathLike[str],
+    deadline: Deadline | None = None,
+) -> None:
+    """Train one part of a plan and put its finished files into the folder `out`, for `join_parts`.
+
+    Parameters and errors are those of `train`. What is unfinished is shared with it: each goes on where the other was.
+
+    Raises
+    ------
+    DataError
+        If the split has no such fold.
+    """
+    data = _prepare(cells_path, split_path, plan)
+    if (fold, seed) not in plan.parts(data.split):
+        raise DataError(f"{split_path}: has no fold {fold}; delete it and draw the split again")
+    part = data.origin.unfinished(work, plan) / f"fold{fold}-seed{seed}"
+    with checkpoints.owned(part):
+        if not (part / "part.json").is_file():
+            train_part(data, plan, fold=fold, seed=seed, folder=part, deadline=deadline)
+        for name in _PART_FILES:
+            if (part / name).is_file():
+                with files.atomic(Path(out) / name) as temporary:
+                    shutil.copyfile(part / name, temporary)
+
+
+def join_parts(
+    cells_path: str | os.PathLike[str],
+    split_path: str | os.PathLike[str],
+    parts: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    plan: Plan,
+    work: str | os.PathLike[str],
+) -> None:
+    """Lay the folders `parts` that `make_part` made together in the folder `out`, as `train` does.
+
+    Raises
+    ------
+    DataError
+        If the parts are not those of the plan on its split.
+    """
+    origin = Origin.read(cells_path, split_path, size=models.family(plan.model.family).image_size)
+    join([Path(part) for part in parts], Path(out), plan, origin)
+    shutil.rmtree(origin.unfinished(work, plan), ignore_errors=True)
+
+
+def plan_from(told: Mapping[str, Any], **changes: Any) -> Plan:
+    """Build a `Plan` from plain values (as a workflow passes them): the keys are its fields; `changes` win."""
+    plain: dict[str, Any] = {**told, **changes}
     entry = dict(plain.pop("model"))
     recipe = models.Recipe(**entry.pop("recipe"))
     plain |= {"model": models.ModelEntry(**entry, recipe=recipe), "scheme": Scheme(**plain["scheme"])}

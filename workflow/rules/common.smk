@@ -8,7 +8,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
 from stainfree import config as configuration
-from stainfree import files, losses, models, requirements, sources, staleness
+from stainfree import files, losses, models, requirements, sources, staleness, verdicts
 from stainfree.errors import ConfigError, StainfreeError
 
 try:
@@ -35,6 +35,16 @@ try:
 except StainfreeError as error:
     prefix = "config" if isinstance(error, ConfigError) else "Error"
     sys.exit("\n".join(f"{prefix}: {line}" for line in str(error).split("\n")))
+
+
+onstart:
+    verdicts.forget_all()
+
+
+# The reasons last, where they are seen, and not only among what other jobs say.
+onerror:
+    for line in verdicts.summary():
+        print(line, file=sys.stderr)
 
 
 wildcard_constraints:

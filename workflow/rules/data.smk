@@ -12,8 +12,9 @@ rule download:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=240,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(240),
+        attempt=get_attempt,
     params:
         description=lambda wildcards: SETTINGS.datasets[wildcards.dataset],
         raw="data/raw/{dataset}",
@@ -38,8 +39,9 @@ rule convert:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=get_memory(2000),
+        runtime=get_runtime(60),
+        attempt=get_attempt,
     params:
         description=lambda wildcards: SETTINGS.datasets[wildcards.dataset],
         raw="data/raw/{dataset}",
@@ -64,8 +66,9 @@ rule split:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         split=lambda wildcards: get_experiment(wildcards)
         .variant(wildcards.variant)

@@ -17,8 +17,9 @@ rule evaluate:
         "../../envs/evaluate.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=get_memory(2000),
+        runtime=get_runtime(60),
+        attempt=get_attempt,
     params:
         pairs=get_pairs,
         split_variants=get_split_variants,
@@ -74,8 +75,9 @@ rule tabulate:
         "../../envs/evaluate.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
         split_variants=get_split_variants,
@@ -114,8 +116,9 @@ rule check_claims:
         "../../envs/evaluate.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         code=get_code("check_claims", "evaluate"),
     message:

@@ -20,8 +20,9 @@ rule saliency:
         "../../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=get_memory(4000),
+        runtime=get_runtime(60),
+        attempt=get_attempt,
     params:
         options=lambda wildcards: {
             "judge": get_experiment(wildcards).explain["judge"],
@@ -51,8 +52,9 @@ rule embedding:
         "../../envs/embedding.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=get_memory(2000),
+        runtime=get_runtime(60),
+        attempt=get_attempt,
     params:
         pairs=get_mapped,
         options=lambda wildcards: {

@@ -16,8 +16,9 @@ rule plot_examples:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         options={"seed": SETTINGS.seed},
         code=get_code("plot_examples", "figures"),
@@ -41,8 +42,9 @@ rule plot_architecture:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         code=get_code("plot_architecture", "figures"),
     message:
@@ -68,8 +70,9 @@ rule plot_curves:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
         code=get_code("plot_curves", "figures"),
@@ -102,8 +105,9 @@ rule plot_confusion:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
         shows=lambda wildcards: CONFUSIONS[wildcards.figure][1],
@@ -138,8 +142,9 @@ rule plot_saliency:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         judge=lambda wildcards: get_experiment(wildcards).explain["judge"],
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
@@ -179,8 +184,9 @@ rule plot_embedding:
         "../../envs/figures.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
         pairs=get_mapped,

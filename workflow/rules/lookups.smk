@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 from stainfree.schemes import slug
 
@@ -11,8 +12,9 @@ def get_experiment(wildcards):
     return SETTINGS.experiments[wildcards.experiment]
 
 
+@cache
 def get_code(step, environment, *plugins):
-    """Digest of the code and the package versions behind a step (see stainfree.staleness)."""
+    """Digest of the code and the package versions behind a step (see stainfree.staleness); jobs by the hundred ask."""
     return staleness.code_digest(
         ROOT / "scripts" / f"{step}.py",
         plugins=plugins,
@@ -21,12 +23,29 @@ def get_code(step, environment, *plugins):
     )
 
 
-def get_templates():
-    """Files that pages are filled from."""
+def get_memory(mib):
+    """A resource: `mib` at the first attempt, as much again at each further one, since memory may have run out."""
+    return lambda wildcards, attempt: mib * attempt
+
+
+def get_runtime(minutes):
+    """A resource: `minutes` at the first attempt, as many again at each further one, since time may have run out."""
+    return lambda wildcards, attempt: minutes * attempt
+
+
+def get_attempt(wildcards, attempt):
+    """A resource: which attempt at the job it is; 1 is the first. Scripts know it from here."""
+    return attempt
+
+
+def get_templates(without):
+    """Files that pages are filled from, without those of the page that is left out: `index` or `report`."""
+    folder = ROOT / "src" / "stainfree" / "templates"
     return sorted(
         path
-        for path in (ROOT / "src" / "stainfree" / "templates").rglob("*")
+        for path in folder.rglob("*")
         if path.is_file()
+        and path.relative_to(folder).parts[0] not in (without, f"{without}.html.j2")
     )
 
 
@@ -115,6 +134,13 @@ def get_fingerprint(wildcards):
     return sources.fingerprint(description) if description["kind"] == "folder" else None
 
 
+# Where a training puts its results, and a part of it its own.
+TRAINING = "results/{dataset}/{experiment}/{variant}/{model}/{loss}"
+PART = (
+    "work/parts/{dataset}/{experiment}/{variant}/{model}/{loss}/fold{fold}-seed{seed}"
+)
+
+
 def get_plan(wildcards):
     """All that decides a training, as plain values (see stainfree.training.Plan)."""
     experiment = get_experiment(wildcards)
@@ -135,12 +161,25 @@ def get_plan(wildcards):
     }
 
 
+def get_parts(wildcards):
+    """Folders of the finished parts of a training, in the order in which they are joined."""
+    experiment = get_experiment(wildcards)
+    return [
+        PART.format(**wildcards, fold=fold, seed=seed)
+        for fold in range(experiment.variant(wildcards.variant).folds)
+        for seed in experiment.seeds
+    ]
+
+
 def get_training_code(wildcards):
     """Digest of the training's code: the loop, this model's family and this loss, no other."""
     entry = get_experiment(wildcards).model(wildcards.model)
     return get_code(
         "train",
         "train",
+        # One digest for a training, in one job or in several: its results and checkpoints are the same.
+        ROOT / "scripts" / "train_part.py",
+        ROOT / "scripts" / "join_parts.py",
         models.family_path(entry.family),
         losses.loss_path(wildcards.loss),
     )

@@ -22,12 +22,18 @@ rule report:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=get_memory(2000),
+        runtime=get_runtime(30),
+        attempt=get_attempt,
     params:
         parameters=get_report_parameters,
         failed_copy="work/reports/{dataset}-{experiment}.ipynb",
-        code=get_code("report", "report", *get_templates()),
+        code=get_code(
+            "report",
+            "report",
+            ROOT / "notebooks" / "report.ipynb",
+            *get_templates(without="index"),
+        ),
     message:
         "Write the report of {wildcards.experiment} on {wildcards.dataset}"
     script:
@@ -51,12 +57,13 @@ rule index:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
     params:
         results=lambda wildcards, output: str(Path(output.html).parent),
         data="data",
-        code=get_code("index", "report", *get_templates()),
+        code=get_code("index", "report", *get_templates(without="report")),
     message:
         "Write the front page"
     script:
