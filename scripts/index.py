@@ -4,7 +4,7 @@ from _step import Step
 
 step = Step(snakemake)  # opens the log before anything heavy is imported
 
-from stainfree import report
+from stainfree import front_page
 
 with step:
-    report.write_index(step.params.results, data=step.params.data, out=step.output.html)
+    front_page.write(step.params.results, data=step.params.data, out=step.output.html)

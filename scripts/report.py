@@ -6,11 +6,11 @@ step = Step(snakemake)  # opens the log before anything heavy is imported
 
 import json
 
-from stainfree import provenance, report
+from stainfree import notebook, provenance
 
 with step:
     made_by = provenance.collect(["snakemake", "papermill", "nbconvert", "pandas"])
-    report.run_report(
+    notebook.run(
         step.input.notebook,
         parameters={**step.params.parameters, "provenance": json.dumps(made_by)},
         out=step.output.html,

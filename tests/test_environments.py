@@ -1,70 +1,90 @@
-"""The environments of the steps agree with the lock and with what the steps import."""
+"""The environments of the steps hold what the steps need, as locked, and nothing else."""
 
 from __future__ import annotations
 
-import ast
 import re
+import subprocess
 import sys
-from importlib.metadata import packages_distributions
-from pathlib import Path
 
+import pin
 import pytest
 import yaml
 from conftest import ROOT
 
-from stainfree import staleness
-
-LOCKED = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
-RULES = {
-    name: environment
-    for path in (ROOT / "workflow" / "rules").glob("*.smk")
-    for environment, name in re.findall(
-        r'conda:\s+"\.\./\.\./envs/(\w+)\.yaml".*?script:\s+"\.\./\.\./scripts/(\w+)\.py"', path.read_text(), re.DOTALL
-    )
-}
+LOCKED = set(re.findall(r"^[\w.-]+==[^\s;\\]+", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+ENVIRONMENTS = sorted(path.stem for path in (ROOT / "envs").glob("*.yaml"))
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py"))
+RULES = {script: environment for environment, scripts in pin.environments().items() for script in scripts}
 
 
 def pins(environment: str) -> dict[str, str]:
+    """Package -> version that an environment file names."""
     told = yaml.safe_load((ROOT / "envs" / f"{environment}.yaml").read_text())
     (pip,) = [item["pip"] for item in told["dependencies"] if isinstance(item, dict)]
-    return dict(pin.split("==") for pin in pip)
+    return dict(line.partition(" ;")[0].split("==") for line in pip)
 
 
-def imported_distributions(paths: list[Path]) -> set[str]:
-    """Distributions outside the project that the files import."""
-    tops = set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                tops |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                tops.add(node.module.split(".")[0])
-    outside = tops - set(sys.stdlib_module_names) - {"stainfree", "_step"}
-    known = packages_distributions()
-    return {known[top][0].lower().replace("_", "-") for top in outside}
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_pins_are_those_of_the_lock(environment: str) -> None:
+    assert {f"{name}=={version}" for name, version in pins(environment).items()} <= LOCKED
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_pins_are_those_of_the_lock(path: Path) -> None:
-    for name, version in pins(path.stem).items():
-        assert LOCKED[name] == version, name
+def test_every_script_has_a_rule_of_its_name_and_every_environment_a_script() -> None:
+    assert sorted(RULES) == SCRIPTS
+    assert sorted(set(RULES.values())) == ENVIRONMENTS
 
 
-def test_every_script_has_a_rule_of_its_name() -> None:
-    scripts = {path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")}
-    assert set(RULES) == scripts
-
-
-@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_finds_all_it_imports_in_its_environment(script: str) -> None:
-    plugins = [*(ROOT / "src/stainfree/models").glob("[a-z]*.py"), *(ROOT / "src/stainfree/losses").glob("[a-z]*.py")]
-    if script == "convert":
-        plugins = list((ROOT / "src/stainfree/datasets").glob("[a-z]*.py"))
-    elif script not in ("train", "saliency"):
-        plugins = []
-    reached = staleness.reached_modules([ROOT / "scripts" / f"{script}.py", *plugins])
-    missing = imported_distributions(reached) - set(pins(RULES[script]))
-    assert not missing, f"envs/{RULES[script]}.yaml lacks {missing}"
+    missing = pin.imported_packages(pin.loaded_modules(script)) - set(pins(RULES[script]))
+    assert not missing, f"envs/{RULES[script]}.yaml lacks {missing}; run `python envs/pin.py`"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_holds_what_its_scripts_need_and_nothing_else(environment: str) -> None:
+    written = (ROOT / "envs" / f"{environment}.yaml").read_text()
+    assert written == pin.environment_text(environment), "run `python envs/pin.py`"
+
+
+class TestWhatAScriptNeeds:
+    """What `pin` works out, held against facts that it does not read."""
+
+    def test_what_is_looked_up_by_name_counts(self) -> None:
+        modules = pin.loaded_modules("train")
+        assert ROOT / "src/stainfree/models/cnn3.py" in modules
+        assert ROOT / "src/stainfree/datasets/montage.py" not in modules
+        assert {"tifffile", "pillow"} <= pin.direct("data")
+
+    def test_what_packages_need_counts(self) -> None:
+        assert {"numba", "scikit-learn", "scipy"} <= pin.closure({"umap-learn"})
+        assert pin.closure({"numpy"}) == {"numpy"}
+
+    def test_torch_is_in_two_environments_only(self) -> None:
+        assert [name for name in ENVIRONMENTS if "torch" in pins(name)] == ["explain", "train"]
+
+    def test_no_step_needs_snakemake_or_a_tool_of_the_tests(self) -> None:
+        for environment in ENVIRONMENTS:
+            assert not {"snakemake", "pytest", "ruff", "stainfree"} & set(pins(environment)), environment
+
+    def test_lines_hold_under_the_python_of_the_environment(self) -> None:
+        # The lock has one contourpy for Python 3.11 and one for what comes after.
+        old, new = (pin.pinned({"contourpy"}, python) for python in ("3.11", "3.12"))
+        assert len(old) == len(new) == 1
+        assert old != new
+        assert not pin.pinned({"colorama"}, "3.12")  # for Windows
+
+
+def test_reading_the_workflow_needs_nothing_but_snakemake() -> None:
+    """What the rules import is there in an environment that holds snakemake alone."""
+    rules = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    imports = "\n".join(re.findall(r"^from stainfree\S* import (?:\([^)]*\)|.*)$", rules, re.MULTILINE))
+    assert "config" in imports
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); start = set(sys.modules)\n{imports}\n"
+    code += "print(*{name.partition('.')[0] for name in set(sys.modules) - start})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known = pin.packages_of_modules()
+    loaded = {known[module] for module in run.stdout.split() if module in known} - {"stainfree"}
+    assert loaded <= pin.closure({"snakemake"})
 
 
 def test_the_lock_names_no_index() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from stainfree import files, report
+from stainfree import files, front_page, headline, notebook, pages, report
 from stainfree.errors import StainfreeError
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "report.ipynb"
@@ -96,16 +96,16 @@ def project(tmp_path: Path) -> dict[str, Any]:
 class TestWords:
     @pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2 s"), (104, "1 min 44 s"), (7260, "2 h 1 min")])
     def test_duration(self, seconds: float, text: str) -> None:
-        assert report.duration(seconds) == text
+        assert pages.duration(seconds) == text
 
     def test_missing(self) -> None:
-        assert report.is_missing(float("nan"))
-        assert report.is_missing(None)
-        assert not report.is_missing(0.0)
+        assert pages.is_missing(float("nan"))
+        assert pages.is_missing(None)
+        assert not pages.is_missing(0.0)
 
     @pytest.mark.parametrize(("value", "text"), [(1583, "1583"), (0.98123, "0.981"), (7.0, "7")])
     def test_short(self, value: float, text: str) -> None:
-        assert report.short(value) == text
+        assert pages.short(value) == text
 
 
 class TestMetrics:
@@ -114,23 +114,23 @@ class TestMetrics:
         mean = [{**row, "seed": "mean", "value": 0.7} for row in rows]
         single = [{**row, "fold": "0", "value": 0.1} for row in rows]
         files.write_csv(tmp_path / "metrics.csv", pd.DataFrame([*single, *rows, *mean]))
-        metrics = report.read_metrics(tmp_path / "metrics.csv")
+        metrics = headline.read_metrics(tmp_path / "metrics.csv")
         assert len(metrics) == len(rows)
         assert set(metrics["value"]) == {0.7}
 
     def test_the_best_pair_is_the_best_on_validation(self, project: dict[str, Any]) -> None:
-        metrics = report.read_metrics(Path(project["results"]) / "cells" / "espinosa" / "metrics.csv")
-        best = report.best_pair(metrics, variant="holdout", published={"cnn3": 0.4827})
+        metrics = headline.read_metrics(Path(project["results"]) / "cells" / "espinosa" / "metrics.csv")
+        best = headline.best_pair(metrics, variant="holdout", published={"cnn3": 0.4827})
         assert best is not None
         assert (best.model, best.test["value"], best.published) == ("cnn3", 0.625, 0.4827)
-        assert report.best_pair(metrics[metrics["model"] == "trivial"], variant="holdout") is None
+        assert headline.best_pair(metrics[metrics["model"] == "trivial"], variant="holdout") is None
 
     def test_names_what_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(StainfreeError, match=r"metrics\.csv: no such file; run the evaluation first"):
-            report.read_metrics(tmp_path / "metrics.csv")
+            headline.read_metrics(tmp_path / "metrics.csv")
         files.write_csv(tmp_path / "metrics.csv", pd.DataFrame({"fold": ["pooled"], "value": [1]}))
         with pytest.raises(StainfreeError, match="lacks the columns dataset, experiment"):
-            report.read_metrics(tmp_path / "metrics.csv")
+            headline.read_metrics(tmp_path / "metrics.csv")
 
 
 class TestSections:
@@ -196,6 +196,34 @@ class TestSections:
         assert '<span class="badge fails">does not hold</span>' in text
         assert "it does for &lt;3&gt; cells" in text
 
+    def test_every_result_has_the_job_that_made_it(self, project: dict[str, Any]) -> None:
+        made_by = {"commit": "x", "python": "3.12.1", "packages": {"torch": "2.15.0"}, "cpu": "EPYC", "node": "n7"}
+        slurm = {"job": "4711", "partition": "gpu", "node": "n7"}
+        gpu = {"gpus": ["NVIDIA H200"], "gpu_driver": "550.54", "slurm": slurm}
+        pair = "cells/espinosa/holdout/cnn3/inv_weighted"
+        # The last two are leftovers: of other settings, and of the page as it was made before.
+        left = (("train/cells/espinosa/old/fc/none", {}), ("report/cells/espinosa", {}))
+        for name, told in ((f"train/{pair}", gpu), ("convert/cells", {}), *left):
+            log = Path(project["logs"]) / f"{name}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.with_suffix(".benchmark.tsv").write_text("s\tmax_rss\tcpu_time\n8\t9\t5\n")
+            begun = {"attempt": "a", "began": 1.0, "commit": f"{'c0ffee' * 6}1234+changes", "slurm": told.get("slurm")}
+            cost = {"wall_s": 8, "gpus": len(told.get("gpus", [])), "start_up_s": 1, "work_s": 7, "peak_rss_mib": 9}
+            ended = {"attempt": "a", "ended": 9.0, "failed": False, "outputs": [f"{name}/out.csv"], "cost": cost}
+            lines = [begun, {**ended, "made_by": {**made_by, **told}}]
+            log.with_suffix(".attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = report.Report(**project).origin()
+        assert f"<code>train/{pair}/out.csv</code>" in text
+        for expected in ("n7<small>EPYC", "NVIDIA H200<small>driver 550.54", "4711<small>gpu", "torch 2.15.0"):
+            assert expected in text
+        assert "<td>c0ffeec0ff+changes</td>" in text
+        assert "convert/cells/out.csv" in text
+        assert "old/fc" not in text
+        assert "report/cells" not in text
+        told = report.Report(**project).costs()
+        assert "held GPUs for 8.0 s" in told
+        assert "stopped or failed" not in told
+
     def test_limits_are_computed(self, project: dict[str, Any]) -> None:
         text = report.Report(**project).limits()
         # 4 test cells: a quarter of the recall, an eighth of the mean over two classes, 12.5 written as 12.
@@ -232,21 +260,21 @@ class Loads(HTMLParser):
 
 def test_the_page_stands_on_its_own_and_is_the_same_twice(project: dict[str, Any], tmp_path: Path) -> None:
     out, copy = tmp_path / "report.html", tmp_path / "work" / "report.ipynb"
-    pages = []
+    made = []
     for _ in range(2):
-        report.run_report(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
-        pages.append(out.read_text(encoding="utf-8"))
-    assert pages[0] == pages[1]
+        notebook.run(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
+        made.append(out.read_text(encoding="utf-8"))
+    assert made[0] == made[1]
     assert not copy.exists()
     loads = Loads()
-    loads.feed(pages[0])
+    loads.feed(made[0])
     assert len(loads.loads) == 1
     assert loads.loads[0].startswith("data:image/svg+xml;base64,")
-    assert "url(" not in pages[0]
-    assert "<script" not in pages[0]
-    assert "from stainfree" not in pages[0]
+    assert "url(" not in made[0]
+    assert "<script" not in made[0]
+    assert "from stainfree" not in made[0]
     for expected in ("Figure 3 of the study", "62.5 %", "c0ffee", "14,181", 'href="embedding/cnn3.html"'):
-        assert expected in pages[0]
+        assert expected in made[0]
 
 
 def test_a_failed_report_leaves_its_executed_copy(project: dict[str, Any], tmp_path: Path) -> None:
@@ -255,7 +283,7 @@ def test_a_failed_report_leaves_its_executed_copy(project: dict[str, Any], tmp_p
     with pytest.raises(
         StainfreeError, match=r"failed with StainfreeError: .*metrics\.csv: no such file.*report\.ipynb"
     ):
-        report.run_report(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
+        notebook.run(NOTEBOOK, parameters=project, out=out, failed_copy=copy)
     assert not out.exists()
     outputs = [
         output for cell in json.loads(copy.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])
@@ -267,7 +295,7 @@ def test_the_front_page_links_what_is_there(project: dict[str, Any], tmp_path: P
     results = tmp_path / "results"
     (results / "cells" / "espinosa" / "report.html").write_text("x")
     (results / "cells" / "unfinished").mkdir()
-    report.write_index(results, data=tmp_path / "data", out=results / "index.html")
+    front_page.write(results, data=tmp_path / "data", out=results / "index.html")
     text = (results / "index.html").read_text(encoding="utf-8")
     targets = [part.split('"')[0] for part in text.split('href="')[1:]]
     assert "cells/espinosa/embedding/cnn3.html" in targets
@@ -278,5 +306,5 @@ def test_the_front_page_links_what_is_there(project: dict[str, Any], tmp_path: P
 
 
 def test_an_empty_front_page_says_so(tmp_path: Path) -> None:
-    report.write_index(tmp_path, data=tmp_path, out=tmp_path / "index.html")
+    front_page.write(tmp_path, data=tmp_path, out=tmp_path / "index.html")
     assert "No report has been built yet" in (tmp_path / "index.html").read_text(encoding="utf-8")

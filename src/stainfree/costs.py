@@ -1,26 +1,28 @@
-"""What a run cost: time and memory per rule, from the benchmark files and logs that its jobs left.
+"""What a run cost: time and memory per rule, from what its jobs left behind and from Slurm's records.
 
-Snakemake writes ``logs/{rule}/{job}.benchmark.tsv`` for each job. It samples memory and so misses short peaks; the
-step itself therefore ends its log, ``logs/{rule}/{job}.log``, with the process's own maximum and with the seconds it
-spent before its work began::
-
-    cost: peak_rss_mib=612 start_up_s=1.9 work_s=34.2
+Snakemake writes ``logs/{rule}/{job}.benchmark.tsv`` for each job that ended well. It samples memory and so misses short
+peaks; the step itself therefore records its process's own maximum (see `stainfree.attempts`), and also the attempts
+that failed, which Snakemake leaves out. What an attempt took that was killed, only Slurm's accounting knows.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from stainfree import accounting, attempts
 from stainfree.errors import DataError
 
 BENCHMARK = ".benchmark.tsv"
-COST_LINE = re.compile(r"cost: peak_rss_mib=(?P<peak>\S+) start_up_s=(?P<start_up>\S+) work_s=(?P<work>\S+)")
-JOB_COLUMNS = ("rule", "job", "wall_s", "cpu_s", "peak_rss_mib", "start_up_s", "work_s")
+JOB_COLUMNS = (
+    *("rule", "job", "wall_s", "cpu_s", "gpu_s", "peak_rss_mib", "start_up_s", "work_s"),
+    *("stopped", "untold"),
+)
 NAN = float("nan")
 
 
@@ -29,14 +31,29 @@ def _number(value: object) -> float:
     return float(str(value)) if re.fullmatch(r"[-+.\deE]*\d[-+.\deE]*", str(value)) else NAN
 
 
-def _step_cost(log: Path) -> dict[str, float]:
-    """Return what the step said of itself in the last cost line of its log; NaN where it said nothing."""
-    said = COST_LINE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else []
-    return dict(zip(("peak", "start_up", "work"), map(_number, said[-1] if said else (NAN,) * 3), strict=True))
+def _benchmark(path: Path) -> dict[str, float]:
+    """Return the time and the sampled memory that Snakemake measured."""
+    table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
+    if table.empty or not {"s", "max_rss", "cpu_time"} <= set(table.columns):
+        raise DataError(f"{path}: not a benchmark of Snakemake; delete it and run the step again")
+    last = table.iloc[-1]
+    return {"wall_s": _number(last["s"]), "cpu_s": _number(last["cpu_time"]), "peak_rss_mib": _number(last["max_rss"])}
+
+
+def _lost(attempt: Mapping[str, Any], runs: Sequence[accounting.SlurmRun]) -> dict[str, float] | None:
+    """Return what an attempt took that came to nothing; None where nobody knows."""
+    if "cost" in attempt:
+        cost = dict(attempt["cost"])
+        return {**cost, "gpu_s": cost["wall_s"] * cost["gpus"]}
+    run = accounting.run_of(attempt, runs)
+    if run is None:
+        return None
+    gpus = int(attempt["slurm"].get("gpus", 0))
+    return {"wall_s": run.wall_s, "cpu_s": run.cpu_s, "gpu_s": run.wall_s * gpus, "peak_rss_mib": run.peak_rss_mib}
 
 
 def read_jobs(logs: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the cost of every job under a log folder.
+    """Read the cost of every job under a log folder, that of its failed and killed attempts included.
 
     Parameters
     ----------
@@ -46,8 +63,10 @@ def read_jobs(logs: str | os.PathLike[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        rule, job (path below the rule's folder, without suffix), wall_s, cpu_s, peak_rss_mib, start_up_s, work_s; one
-        row per benchmark file, sorted by rule and job. NaN where a job was too short to sample or left no cost line.
+        rule, job (path below the rule's folder, without suffix), wall_s, cpu_s, gpu_s (seconds times GPUs held),
+        peak_rss_mib, start_up_s, work_s (of the attempt that ended well), stopped (attempts that did not), untold
+        (those of them whose cost nobody knows); one row per benchmark file, sorted by rule and job. NaN where a job was
+        too short to sample or left no record.
 
     Raises
     ------
@@ -55,19 +74,42 @@ def read_jobs(logs: str | os.PathLike[str]) -> pd.DataFrame:
         If a benchmark file is not one of Snakemake's.
     """
     logs = Path(logs)
+    records = {
+        path: attempts.read(attempts.record_of(_log_of(path))) for path in sorted(logs.glob(f"*/**/*{BENCHMARK}"))
+    }
+    killed = [one for record in records.values() for one in record if "ended" not in one]
+    runs = accounting.ask(one["slurm"]["job"] for one in killed if one["slurm"])
     rows = []
-    for path in sorted(logs.glob(f"*/**/*{BENCHMARK}")):
-        table = pd.read_csv(path, sep="\t", keep_default_na=False, dtype=str)
-        if table.empty or not {"s", "max_rss", "cpu_time"} <= set(table.columns):
-            raise DataError(f"{path}: not a benchmark of Snakemake; delete it and run the step again")
-        last = table.iloc[-1]
-        rule, *rest = path.relative_to(logs).parts
-        said = _step_cost(path.with_name(path.name.removesuffix(BENCHMARK) + ".log"))
-        peak = said["peak"] if said["peak"] == said["peak"] else _number(last["max_rss"])
-        job = "/".join(rest).removesuffix(BENCHMARK)
-        wall, cpu = _number(last["s"]), _number(last["cpu_time"])
-        rows.append((rule, job, wall, cpu, peak, said["start_up"], said["work"]))
+    for path, record in records.items():
+        rule, *job = _log_of(path).relative_to(logs).with_suffix("").parts
+        rows.append({"rule": rule, "job": "/".join(job), **_job_cost(_benchmark(path), record, runs)})
     return pd.DataFrame(rows, columns=list(JOB_COLUMNS))
+
+
+def _log_of(benchmark: Path) -> Path:
+    """Return the log of the job that a benchmark file is of."""
+    return benchmark.with_name(benchmark.name.removesuffix(BENCHMARK) + ".log")
+
+
+def _job_cost(
+    measured: Mapping[str, float], record: Sequence[Mapping[str, Any]], runs: Sequence[accounting.SlurmRun]
+) -> dict[str, float]:
+    """Add the attempts of a job up; its last one that ended well is the one that Snakemake measured."""
+    good = attempts.last_good(record)
+    said = good["cost"] if good else {}
+    lost = [_lost(one, runs) for one in record if one is not good]
+    known = [cost for cost in lost if cost is not None]
+    peaks = [said.get("peak_rss_mib", measured["peak_rss_mib"]), *(cost["peak_rss_mib"] for cost in known)]
+    known_peaks = [peak for peak in peaks if peak == peak]
+    own = {"wall_s": measured["wall_s"], "cpu_s": measured["cpu_s"], "gpu_s": measured["wall_s"] * said.get("gpus", 0)}
+    return {
+        **{name: value + sum(cost[name] for cost in known) for name, value in own.items()},
+        "peak_rss_mib": max(known_peaks, default=NAN),
+        "start_up_s": said.get("start_up_s", NAN),
+        "work_s": said.get("work_s", NAN),
+        "stopped": len(lost),
+        "untold": len(lost) - len(known),
+    }
 
 
 def of_experiment(jobs: pd.DataFrame, *, dataset: str, experiment: str) -> pd.DataFrame:
@@ -96,13 +138,12 @@ def per_rule(jobs: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        rule, jobs, wall_s (sum), cpu_s (sum), peak_rss_mib (largest of a job), start_up_share (seconds before the work
-        began over all seconds of the steps; NaN where no step told).
+        rule, jobs, wall_s, cpu_s, gpu_s, stopped and untold (sums), peak_rss_mib (largest of a job), start_up_share
+        (seconds before the work began over all seconds of the steps; NaN where no step told).
     """
     groups = jobs.groupby("rule")
-    table = groups.agg(
-        jobs=("job", "size"), wall_s=("wall_s", "sum"), cpu_s=("cpu_s", "sum"), peak_rss_mib=("peak_rss_mib", "max")
-    )
+    sums = {name: (name, "sum") for name in ("wall_s", "cpu_s", "gpu_s", "stopped", "untold")}
+    table = groups.agg(jobs=("job", "size"), **sums, peak_rss_mib=("peak_rss_mib", "max"))
     spent = groups[["start_up_s", "work_s"]].sum(min_count=1)
     table["start_up_share"] = spent["start_up_s"] / spent.sum(axis=1, min_count=2)
     known = [rule for rule in order if rule in table.index]

@@ -1,195 +1,36 @@
-"""The report of one experiment, and the front page over all of them.
+"""The sections of the report of one experiment.
 
 The report is a notebook that Snakemake runs with its parameters; its cells call one method of `Report` for each
 section. A method gathers what the section says from the files of the experiment, and a template of the same name in
-``templates/report/`` words it. What comes out is one HTML page that holds its own pictures and asks no network.
+``templates/report/`` words it.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import logging
-import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
-from stainfree import costs, evaluation, files
-from stainfree.errors import StainfreeError
+from stainfree import attempts, costs, evaluation, files
 from stainfree.evaluation import TRIVIAL
+from stainfree.headline import Pair, balanced_accuracy, best_pair, pick, read_metrics, trivial_row
+from stainfree.pages import Html, count, data_uri, interactive_pages, is_missing, render, words
 from stainfree.schemes import STAGES
 
-logger = logging.getLogger(__name__)
-
-TEMPLATES = Path(__file__).parent / "templates"
 SUBSETS = ("train", "validation", "test")
 STAIN_FREE = {"BF", "DF"}
-# A drawing larger than this is an image panel; its PNG is then the smaller of the two.
-LARGEST_SVG = 400_000
 FEW_CELLS = 30
 CHAIN = ("download", "convert", "split", "train", "evaluate")
+# Rules whose jobs are named after a training.
+TRAINING = {"train", "train_part", "join_parts"}
 BADGES = {"holds": "holds", "does not hold": "fails"}
-
-
-# ---------------------------------------------------------------------------------------------------- words and numbers
-
-
-def is_missing(value: Any) -> bool:
-    """Tell whether there is no value: None, an empty template variable or NaN."""
-    return value is None or isinstance(value, jinja2.Undefined) or (isinstance(value, float) and math.isnan(value))
-
-
-def percent(value: float) -> str:
-    """Write a share of 0 to 1 in per cent, with one digit."""
-    return f"{100 * value:.1f}"
-
-
-def interval(row: Mapping[str, Any]) -> str:
-    """Write the 95 % interval of a row of metrics."""
-    if is_missing(row["ci_low"]) or is_missing(row["ci_high"]):
-        return "no interval"
-    return f"{percent(row['ci_low'])}–{percent(row['ci_high'])} %"
-
-
-def count(value: float) -> str:
-    """Write a whole number with commas between thousands."""
-    return f"{int(value):,}"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a time a reader can grasp."""
-    if is_missing(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def words(name: object) -> str:
-    """Turn a name such as ``inv_weighted`` into words."""
-    return str(name).replace("_", " ")
-
-
-def short(value: float) -> str:
-    """Write a number of any size with three digits that count."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _environment() -> jinja2.Environment:
-    """Return the templates, which escape whatever they are given."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([TEMPLATES, TEMPLATES / "report"]), autoescape=True, trim_blocks=True
-    )
-    environment.tests["missing"] = is_missing
-    environment.filters.update(
-        percent=percent, interval=interval, count=count, duration=duration, words=words, short=short
-    )
-    # Headers that start with # stand over numbers.
-    environment.filters["hash"] = lambda name: f"#{name}"
-    return environment
-
-
-class Html(Markup):
-    """HTML that a notebook shows as such."""
-
-    def _repr_html_(self) -> str:
-        return str(self)
-
-
-def render(template: str, **values: Any) -> Html:
-    """Fill a template of ``templates/`` or ``templates/report/``."""
-    return Html(_environment().get_template(f"{template}.html.j2").render(**values))
-
-
-def page(title: str, body: str) -> str:
-    """Return a whole page with the project's style in it; `body` is HTML."""
-    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return str(render("page", title=title, style=style, body=Markup(body)))
-
-
-def data_uri(path: Path) -> str:
-    """Return a picture as text that stands in a page: SVG where it is small, the PNG beside it otherwise."""
-    png = path.with_suffix(".png")
-    if path.suffix == ".svg" and path.stat().st_size > LARGEST_SVG and png.is_file():
-        path = png
-    kind = "svg+xml" if path.suffix == ".svg" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-# ------------------------------------------------------------------------------------------------------------- metrics
-
-
-def read_metrics(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the rows of a ``metrics.csv`` that stand for all folds and seeds.
-
-    Raises
-    ------
-    StainfreeError
-        If the file is missing or lacks a column.
-    """
-    if not Path(path).is_file():
-        raise StainfreeError(f"{path}: no such file; run the evaluation first")
-    return evaluation.headline(evaluation.read_metrics(path))
-
-
-def pick(metrics: pd.DataFrame, **where: str) -> dict[str, Any] | None:
-    """Return the first row of metrics that has these values, or None."""
-    for column, value in where.items():
-        metrics = metrics[metrics[column] == value]
-    return None if metrics.empty else {str(key): value for key, value in metrics.iloc[0].items()}
-
-
-def balanced_accuracy(metrics: pd.DataFrame, *, subset: str, **where: str) -> dict[str, Any] | None:
-    """Return the row of balanced accuracy over all classes of a subset, or None."""
-    return pick(metrics, metric="balanced_accuracy", subset=subset, **where, **{"class": "all"})
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model and a loss, with its scores."""
-
-    model: str
-    loss: str
-    validation: Mapping[str, Any]
-    test: Mapping[str, Any]
-    published: float | None = None
-    """Balanced accuracy on test cells that the study reports for the model, 0 to 1."""
-
-
-def best_pair(metrics: pd.DataFrame, *, variant: str, published: Mapping[str, float] | None = None) -> Pair | None:
-    """Return the pair with the best balanced accuracy on *validation*; the first in the table where several tie."""
-    best = None
-    learned = metrics[(metrics["variant"] == variant) & (metrics["model"] != TRIVIAL)]
-    for model, loss in learned[["model", "loss"]].drop_duplicates().itertuples(index=False):
-        scores = [
-            balanced_accuracy(learned, subset=subset, model=model, loss=loss) for subset in ("validation", "test")
-        ]
-        if any(row is None or is_missing(row["value"]) for row in scores):
-            continue
-        validation, test = (row for row in scores if row is not None)
-        if best is None or validation["value"] > best.validation["value"]:
-            best = Pair(model, loss, validation, test, (published or {}).get(model))
-    return best
-
-
-def trivial_row(metrics: pd.DataFrame, *, variant: str) -> dict[str, Any] | None:
-    """Return the test score of always giving the commonest class."""
-    return balanced_accuracy(metrics, subset="test", variant=variant, model=TRIVIAL)
-
-
-# -------------------------------------------------------------------------------------------------------------- report
 
 
 def _mapping(value: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -263,9 +104,30 @@ class Report:
         table = self.metrics[["variant", "model", "loss"]].drop_duplicates()
         return list(table.itertuples(index=False, name=None))
 
+    @cached_property
+    def jobs(self) -> pd.DataFrame:
+        """What each job behind the page cost (see `stainfree.costs`), those of other settings left out."""
+        jobs = costs.of_experiment(costs.read_jobs(self.logs), dataset=self.dataset, experiment=self.experiment)
+        trained = ["/".join([self.dataset, self.experiment, *names, ""]) for names in self.trainings]
+        ours = [
+            rule != "report" and (rule not in TRAINING or f"{job}/".startswith(tuple(trained)))
+            for rule, job in jobs[["rule", "job"]].values
+        ]
+        return jobs.loc[ours]
+
+    def _makers(self) -> list[dict[str, Any]]:
+        """Say of each job which files it made, and on which machine, by which code and in which Slurm job."""
+        made = []
+        for rule, job in self.jobs[["rule", "job"]].itertuples(index=False):
+            good = attempts.last_good(attempts.read(attempts.record_of(Path(self.logs) / rule / f"{job}.log")))
+            if good is not None:
+                outputs = [path.removeprefix(f"{self.folder.as_posix()}/") for path in good["outputs"]]
+                made.append({"rule": rule, "outputs": outputs, **attempts.made_by(good)})
+        return sorted(made, key=lambda one: CHAIN.index(one["rule"]) if one["rule"] in CHAIN else len(CHAIN))
+
     def _interactive(self) -> list[dict[str, str]]:
         """Return the interactive pages that the run made."""
-        return [page for page in _interactive(self.folder, self.folder) if self._made(page["href"])]
+        return [page for page in interactive_pages(self.folder, self.folder) if self._made(page["href"])]
 
     @cached_property
     def models(self) -> list[dict[str, Any]]:
@@ -517,11 +379,9 @@ class Report:
 
     def costs(self) -> Html:
         """Say what each step cost."""
-        jobs = costs.of_experiment(costs.read_jobs(self.logs), dataset=self.dataset, experiment=self.experiment)
-        pairs = {"/".join([self.dataset, self.experiment, *pair]) for pair in self.trainings}
-        jobs = jobs[(jobs["rule"] != "train") | jobs["job"].isin(pairs)]
-        table = costs.per_rule(jobs, order=CHAIN)
-        return render("costs", costs=table.to_dict("records"), total=duration(float(table["wall_s"].sum())))
+        table = costs.per_rule(self.jobs, order=CHAIN)
+        totals = table[["wall_s", "gpu_s", "stopped", "untold"]].sum().to_dict()
+        return render("costs", costs=table.to_dict("records"), totals=totals)
 
     def _training_provenance(self) -> dict[str, Any]:
         """Say what made the trainings; where they were not all made alike, every value that occurs."""
@@ -539,9 +399,12 @@ class Report:
             for about in self.models
         }
         checksums = {"converted cells": self.data.get("content_sha256", ""), **self.data.get("source_checksums", {})}
+        makers = self._makers()
         return render(
             "provenance",
             provenance={"This page": _mapping(self.provenance), "Trainings": self._training_provenance()},
+            makers=makers,
+            packages=_packages(makers),
             checksums={name: value for name, value in checksums.items() if value},
             config=_mapping(self.config),
             weights=weights,
@@ -598,6 +461,15 @@ class Report:
             )
 
 
+def _packages(makers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the version of each package that the jobs ran on; all of them where they were not alike."""
+    versions: dict[str, set[str]] = {}
+    for made in makers:
+        for name, version in {"Python": made["python"], **made["packages"]}.items():
+            versions.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())}
+
+
 def _plain(value: Any) -> str:
     """Write a value of a recipe."""
     return ", ".join(f"{words(k)} {v}" for k, v in value.items()) if isinstance(value, Mapping) else f"{value}"
@@ -621,161 +493,3 @@ def _figure(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
         "paper": str(about.get("paper") or ""),
         "caption": caption,
     }
-
-
-def _interactive(folder: Path, start: Path) -> list[dict[str, str]]:
-    """Return the interactive pages of an experiment as links from the folder `start`."""
-    pages = sorted(path for path in folder.glob("*/*.html") if path.is_file())
-    return [{"href": path.relative_to(start).as_posix(), "name": f"interactive {words(path.stem)}"} for path in pages]
-
-
-# ------------------------------------------------------------------------------------------------------------- running
-
-
-def run_report(
-    notebook: str | os.PathLike[str],
-    *,
-    parameters: Mapping[str, Any],
-    out: str | os.PathLike[str],
-    failed_copy: str | os.PathLike[str],
-) -> None:
-    """Run the report's notebook and write it as one page that needs no network.
-
-    Parameters
-    ----------
-    notebook
-        The notebook; its cell tagged ``parameters`` is followed by `parameters`.
-    parameters
-        Plain values and text.
-    out
-        HTML to write, atomically.
-    failed_copy
-        Where the executed notebook stands while it runs. It is removed when all went well, and stays, with the
-        traceback, when it did not.
-
-    Raises
-    ------
-    StainfreeError
-        If a cell fails or the kernel dies: the last line of the error, and where the executed copy is.
-    """
-    # Imported here: `write_index` and the notebook's own kernel need no notebook machinery.
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    executed = Path(failed_copy)
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    logger.info("running %s with %s", notebook, dict(parameters))
-    try:
-        with _private_kernel() as config:
-            papermill.execute_notebook(
-                str(notebook),
-                str(executed),
-                parameters=dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                config=config,
-            )
-    except PapermillExecutionError as error:
-        last = (str(error.evalue).strip().splitlines() or [""])[-1]
-        raise StainfreeError(
-            f"{notebook}: cell {error.cell_index + 1} failed with {error.ename}: {last} (traceback in {executed})"
-        ) from error
-    except DeadKernelError as error:
-        raise StainfreeError(
-            f"{notebook}: its kernel died, most likely for want of memory; give the report more `mem_mb` ({executed})"
-        ) from error
-    files.write_text(out, notebook_page(executed))
-    executed.unlink()
-
-
-@contextmanager
-def _private_kernel() -> Iterator[Any]:
-    """Give the settings of a kernel that neither listens on a port nor writes into the user's home.
-
-    Two reports that start together could otherwise pick the same port, and a cluster's home may be read-only.
-    """
-    from traitlets.config import Config
-
-    names = ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="stainfree-") as folder:
-        os.environ.update(dict.fromkeys(names, folder))
-        try:
-            yield Config({"KernelManager": {"transport": "ipc"}})
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-
-
-def notebook_page(executed: str | os.PathLike[str]) -> str:
-    """Return an executed notebook as a page: its text and what its cells show, without their code."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    notebook: Any = nbformat.reads(Path(executed).read_text(encoding="utf-8"), as_version=4)
-    for position, cell in enumerate(notebook.cells):
-        cell["id"] = f"part-{position}"  # papermill's ids are random, and the page should be the same twice
-    exporter = HTMLExporter(
-        # Basic is the bare body: the other templates load scripts from the network.
-        template_name="basic",
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-    )
-    body, _ = exporter.from_notebook_node(notebook)
-    given = notebook.metadata.get("papermill", {}).get("parameters", {})
-    return page(f"{given.get('experiment', 'report')} on {given.get('dataset', 'cells')}", body)
-
-
-# ----------------------------------------------------------------------------------------------------------- front page
-
-
-def _entry(report: Path, results: Path, data: Path) -> dict[str, Any]:
-    """Return what the front page says of one report."""
-    folder = report.parent
-    converted = data / f"{folder.parent.name}.json"
-    kind = files.read_json(converted)["kind"] if converted.is_file() else folder.parent.name
-    metrics = read_metrics(folder / "metrics.csv")
-    variant = str(metrics["variant"].iloc[0])
-    first = metrics.iloc[0]
-    classes = [name for name in metrics["class"].unique() if name != "all"]
-    return {
-        "dataset": folder.parent.name,
-        "experiment": folder.name,
-        "href": report.relative_to(results).as_posix(),
-        "simulated": kind == "simulated",
-        "best": best_pair(metrics, variant=variant),
-        "trivial": trivial_row(metrics, variant=variant),
-        "channels": str(first.get("channels", "")).replace("+", " ").replace(",", " ").split(),
-        "classes": classes,
-        "interactive": _interactive(folder, results),
-        "tables": [
-            {"href": path.relative_to(results).as_posix(), "name": words(path.stem)}
-            for path in [folder / "metrics.csv", folder / "claims.csv", *sorted(folder.glob("tables/*.csv"))]
-            if path.is_file()
-        ],
-    }
-
-
-def write_index(results: str | os.PathLike[str], *, data: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Write the front page over all reports that were built.
-
-    Parameters
-    ----------
-    results
-        The folder `results/`; reports are looked for here, so that one more report makes no other step stale.
-    data
-        The folder `data/`, whose conversion reports tell which cells are simulated.
-    out
-        HTML to write, in that folder, atomically.
-    """
-    results = Path(results)
-    reports = sorted(results.glob("*/*/report.html"))
-    entries = [_entry(path, results, Path(data)) for path in reports if (path.parent / "metrics.csv").is_file()]
-    files.write_text(out, page("stainfree", render("index", entries=entries)))
-    logger.info("front page over %d reports", len(entries))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from stainfree.errors import DataError
+
+# The config is read under a Python that may hold snakemake only.
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 STAGES = ("G1", "S", "G2", "Prophase", "Metaphase", "Anaphase", "Telophase")
 """All stages, in the order in which a cell passes through them."""
@@ -60,6 +63,8 @@ class Scheme:
         DataError
             If a stage is not one of `STAGES`.
         """
+        import numpy as np
+
         lookup = {stage: name for name, members in self.members.items() for stage in members}
         unknown = sorted(set(stages) - set(STAGES))
         if unknown:

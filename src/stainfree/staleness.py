@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -39,6 +40,20 @@ def _find(name: str, root: Path) -> Path | None:
     return None
 
 
+def _code(path: Path) -> str:
+    """Return the Python of a script, a module or a notebook; nothing for any other file."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return path.read_text(encoding="utf-8") if path.suffix == ".py" else ""
+
+
+@cache
+def _imported(path: Path, modified_ns: int, package: str) -> frozenset[str]:
+    """Return what a file imports below `package`; a plan asks for the same files once per job."""
+    return frozenset(_imports(ast.parse(_code(path)), package))
+
+
 def reached_modules(start: Iterable[Path], *, library: Path = LIBRARY) -> list[Path]:
     """Return the files of `start` and all library modules that they import, directly or through others, sorted."""
     waiting = list(start)
@@ -48,9 +63,7 @@ def reached_modules(start: Iterable[Path], *, library: Path = LIBRARY) -> list[P
         if path in reached:
             continue
         reached.add(path)
-        if path.suffix != ".py":
-            continue
-        for name in _imports(ast.parse(path.read_text(encoding="utf-8")), library.name):
+        for name in _imported(path, path.stat().st_mtime_ns, library.name):
             found = _find(name, library.parent)
             if found is not None:
                 waiting.append(found)
@@ -119,7 +132,7 @@ def code_digest(
     script
         The step's script.
     plugins
-        Files that the step looks up by name at run time: its model family, its loss, its kind of data set.
+        Files that the step looks up by name at run time, such as its model family, and a notebook that it runs.
     environment, lock
         The step's environment file and the lock: the versions of the packages it names are part of the digest.
     library
