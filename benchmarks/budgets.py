@@ -24,11 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a run needs; made files (data, results, work, logs) are not among it.
 PROJECT = (
     "Snakefile", "config.yaml", "requirements.lock", "workflow", "envs", "scripts", "src", "notebooks", "profiles",
+    "slurm",
 )  # fmt: skip
 
 
 def copy_project(to: Path) -> None:
     """Copy what a run needs, with the library's compiled files: a checkout in use has them too."""
+    to.mkdir(exist_ok=True)
     for name in PROJECT:
         source = ROOT / name
         if source.is_dir():

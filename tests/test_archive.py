@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import subprocess
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import snakemake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from stainfree import cells, files
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, Drops, archive, convert, montage, pictures
+from stainfree.datasets import Dataset, Drops, archive, convert, integrate, montage, pictures, zips
 from stainfree.errors import ConfigError, DataError
 
 DATASETS = yaml.safe_load((Path(__file__).parents[1] / "workflow" / "datasets.yaml").read_text(encoding="utf-8"))
@@ -97,7 +99,7 @@ def test_zip_in_zip(tmp_path: Path, outer: int) -> None:
     for image, number in zip(batch.images, (7, 1, 2, 10), strict=True):
         for channel in range(3):
             assert np.abs(image[channel].astype(int) - _plane(3 * number + channel)).max() <= 6
-    np.testing.assert_array_equal(batch.dna_content, montage.integrate(batch.images[:, 1]))
+    np.testing.assert_array_equal(batch.dna_content, integrate(batch.images[:, 1]))
     assert drops.foreign == len(FOREIGN)
     assert drops.cells == []
     assert drops.refitted == 0
@@ -147,7 +149,7 @@ def test_damaged_entry_is_left_out(tmp_path: Path) -> None:
     drops = Drops()
     (batch,) = _read(_dataset(path, inner=None), drops)
     assert list(batch.cell_id) == ["bbbc048/G1/1"]
-    assert "2_Ch3.ome.jpg: cannot be read from the archive (Bad CRC-32" in drops.cells[0]["reason"]
+    assert "2_Ch3.ome.jpg: cannot be read from the archive (its checksum is wrong)" in drops.cells[0]["reason"]
 
 
 def test_names_are_no_paths(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_temporary_file_lies_beside_the_archive_without_a_name(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.zip", _entries({"S": [1]}), outer=zipfile.ZIP_DEFLATED)
     with archive._opened(path, "CellCycle.zip") as opened:
-        assert len(opened.namelist()) == 3
+        assert len(list(zips.entries(opened))) == 3
         assert [file.name for file in tmp_path.iterdir()] == ["a.zip"]
 
 
@@ -325,7 +327,9 @@ def test_damaged_archives_are_refused_or_read(
         assert 1 <= sum(len(batch) for batch in read) <= 2
 
 
-def test_real_cells(tmp_path: Path, mirror: Path) -> None:
+@pytest.fixture
+def real(tmp_path: Path, mirror: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """An archive of all real cells of the three rarest stages, laid out as BBBC048, and their images by id."""
     raw = mirror / "jurkat-montage"
     description = DATASETS["jurkat_montage"]
     wanted = [
@@ -340,7 +344,13 @@ def test_real_cells(tmp_path: Path, mirror: Path) -> None:
             for plane, key in zip(eight_bits, KEYS.values(), strict=True):
                 entries[f"CellCycle/{folder}/{number}_{key}.ome.jpg"] = _jpeg(plane)
             entries[f"CellCycle/{folder}/{number}_merged.jpg"] = b"colours"
-    path = _write(tmp_path / "BBBC048v1.zip", entries)
+    path = tmp_path / "mirror" / "bbbc048" / "BBBC048v1.zip"
+    path.parent.mkdir(parents=True)
+    return _write(path, entries), truth
+
+
+def test_real_cells(tmp_path: Path, real: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, truth = real
     convert(_dataset(path, image_size=[40, 40]), raw=tmp_path, out=tmp_path / "c.h5", report=tmp_path / "c.json")
     report = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert report["stages"] == {"Metaphase": 68, "Anaphase": 15, "Telophase": 27}
@@ -353,3 +363,26 @@ def test_real_cells(tmp_path: Path, mirror: Path) -> None:
         for image, cell_id in zip(images, table["cell_id"], strict=True)
     ]
     assert max(errors) < 2
+
+
+def test_the_workflow_reads_it_from_a_mirror(project: Path, real: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, truth = real
+
+    def run() -> subprocess.CompletedProcess[str]:
+        mirror = {"STAINFREE_MIRROR": str(path.parents[1])}
+        return snakemake(project, "data/bbbc048.h5", "--config", "dataset=bbbc048", check=False, environment=mirror)
+
+    refused = run()
+    assert refused.returncode != 0
+    size = path.stat().st_size
+    assert f"BBBC048v1.zip: has {size} bytes, not 1611429608; replace it in the mirror" in refused.stdout
+    config = yaml.safe_load((project / "config.yaml").read_text(encoding="utf-8"))
+    described = {"files": [{"path": path.name, "size": size}], "image_size": [40, 40]}
+    (project / "config.yaml").write_text(yaml.safe_dump(config | {"datasets": {"bbbc048": described}}))
+    done = run()
+    assert done.returncode == 0, done.stdout
+    manifest = json.loads((project / "data/raw/bbbc048.json").read_text(encoding="utf-8"))
+    assert manifest["files"][0]["sha256"] == files.sha256(path)
+    info = cells.read_info(project / "data/bbbc048.h5")
+    # Three of them are copies.
+    assert (info.n_cells, info.source_checksums) == (len(truth) - 3, {path.name: files.sha256(path)})

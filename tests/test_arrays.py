@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stainfree import cells
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, arrays, convert, montage
+from stainfree.datasets import Dataset, arrays, convert, integrate
 from stainfree.errors import ConfigError, DataError
 
 PAIRS = {
@@ -67,7 +67,7 @@ def test_channels_in_the_order_of_the_description(tmp_path: Path, order: Any, dt
     (batch,) = _read(_dataset(tmp_path, channels=["BF", "PI"], stages=None, dna_channel="PI"))
     assert batch.images.dtype == np.dtype(np.uint16)
     np.testing.assert_array_equal(batch.images[:, 1], images[..., 1])
-    np.testing.assert_array_equal(batch.dna_content, montage.integrate(images[..., 1]))
+    np.testing.assert_array_equal(batch.dna_content, integrate(images[..., 1]))
     assert list(batch.stage) == ["S", "G1", "S", "G2"]
 
 

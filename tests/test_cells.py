@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -121,3 +124,109 @@ class TestRefusals:
         write(tmp_path / "cells.h5")
         with pytest.raises(DataError, match="has no channel DF; it has BF, PI"):
             cells.read_images(tmp_path / "cells.h5", channels=["DF"])
+
+    def test_a_file_that_may_not_be_read_is_not_called_damaged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "cells.h5")
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(h5py, "File", refuse)
+        with pytest.raises(PermissionError):
+            cells.read_info(tmp_path / "cells.h5")
+
+
+def test_texts_of_any_length_and_script_come_back(tmp_path: Path) -> None:
+    checksums = {f"folder {k}/größe µm.tif": "0" * 64 for k in range(2000)}
+    info = CellsInfo(channels=("BF", "DF µ"), bit_depth=12, citation="Ångström", source_checksums=checksums)
+    ids = ["a", "ein sehr langer Name, länger als die anderen", "日本"]
+    with CellsWriter(tmp_path / "cells.h5", info, image_shape=(4, 4), dtype=np.uint8) as file:
+        for cell_id in ids:
+            images = np.zeros((1, 2, 4, 4), np.uint8)
+            file.append(images, stage=["G1"], cell_id=[cell_id], source=["Quelle"], group=[f"{cell_id}!"])
+    read = cells.read_info(tmp_path / "cells.h5")
+    assert (read.channels, read.citation, read.licence) == (("BF", "DF µ"), "Ångström", "")
+    assert read.source_checksums == checksums
+    table = cells.read_table(tmp_path / "cells.h5")
+    assert table["cell_id"].tolist() == ids
+    assert table["group"].tolist() == [f"{cell_id}!" for cell_id in ids]
+
+
+# In a process of its own: a damaged file might crash the HDF5 library, or make it hang.
+READ_DAMAGED = """
+import json, sys
+from pathlib import Path
+from stainfree import cells
+from stainfree.errors import DataError
+
+whole, path = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+
+def read():
+    return repr(cells.read_info(path)), cells.read_table(path).to_csv(), cells.read_images(path).tobytes()
+
+path.write_bytes(whole)
+sound = read()
+for kind, place in json.load(sys.stdin):
+    content = bytearray(whole)
+    if kind == "cut":
+        del content[place:]
+    elif kind == "flip":
+        content[place] ^= 0x10
+    else:
+        content[place:place + 512] = bytes(len(content[place:place + 512]))
+    path.write_bytes(content)
+    try:
+        print("same" if read() == sound else "DIFFERENT")
+    except DataError as error:
+        print(error)
+"""
+
+
+class TestDamage:
+    @pytest.fixture
+    def whole(self, tmp_path: Path) -> Path:
+        # Two chunks of each channel, full to the last cell.
+        write(tmp_path / "whole.h5", n=2 * cells.CHUNK_CELLS)
+        return tmp_path / "whole.h5"
+
+    def read(self, whole: Path, damages: list[tuple[str, int]]) -> list[str]:
+        """What a reader says of copies of a file, each damaged in one place."""
+        run = subprocess.run(
+            [sys.executable, "-c", READ_DAMAGED, whole, whole.with_name("damaged.h5")],
+            input=json.dumps(damages), capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        lines = run.stdout.splitlines()
+        assert len(lines) == len(damages)
+        return lines
+
+    def is_told(self, line: str) -> bool:
+        return "damaged.h5: not a readable HDF5 file of cells (" in line and line.endswith(
+            "); delete it and run the conversion again"
+        )
+
+    def test_cut_off_anywhere(self, whole: Path) -> None:
+        size = whole.stat().st_size
+        places = [0, 1, 47, 48, 100, 1000, size // 3, size // 2, size - 1000, size - 1]
+        assert all(map(self.is_told, self.read(whole, [("cut", place) for place in places])))
+
+    def test_a_wrong_byte_where_it_matters(self, whole: Path) -> None:
+        content = whole.read_bytes()
+        with h5py.File(whole) as file:
+            chunks = [file["images"].id.get_chunk_info(k) for k in range(4)]
+            columns = [file[name].id.get_chunk_info(0) for name in ("cell_id", "stage", "source", "dna_content")]
+        superblock = range(48)
+        # Signatures of HDF5's format specification: headers of objects, and what says where the chunks lie.
+        structures = [content.index(signature) + 10 for signature in (b"OHDR", b"EAHD", b"EAIB")]
+        values = [chunk.byte_offset + k * (chunk.size - 1) // 3 for chunk in chunks + columns for k in range(4)]
+        places = [*superblock, *structures, *values]
+        lines = self.read(whole, [("flip", place) for place in places])
+        assert [place for place, line in zip(places, lines, strict=True) if not self.is_told(line)] == []
+
+    def test_wrong_bytes_anywhere_are_told_or_do_not_matter(self, whole: Path) -> None:
+        rng = np.random.default_rng(0)
+        kinds = ["flip", "hole"] * 60
+        places = rng.integers(whole.stat().st_size, size=len(kinds)).tolist()
+        lines = self.read(whole, list(zip(kinds, places, strict=True)))
+        assert all(self.is_told(line) or line == "same" for line in lines)

@@ -12,7 +12,7 @@ import tifffile
 import yaml
 
 from stainfree import cells, files
-from stainfree.datasets import Dataset, convert, kinds
+from stainfree.datasets import Batch, Dataset, convert, kinds, montage
 from stainfree.errors import ConfigError, DataError
 
 DATASETS = Path(__file__).parents[1] / "workflow" / "datasets.yaml"
@@ -41,10 +41,10 @@ def _write(raw: Path) -> dict[str, np.ndarray]:
     tiles[0, 4] = tiles[0, 1]
     tiles[1, 0] = tiles[0, 2] + rng.integers(0, 2, size=(2, SIDE, SIDE), dtype=np.uint16)
     tiles[1, [3, 5]] = tiles[1, 4][:, :1]
-    for folder, montage in zip(("G1", "S_phase"), tiles, strict=True):
+    for folder, cells_of in zip(("G1", "S_phase"), tiles, strict=True):
         (raw / "E1" / folder).mkdir(parents=True)
         for channel, key in enumerate(("Ch3", "Ch4")):
-            rows = [np.concatenate(list(montage[start : start + 3, channel]), axis=1) for start in (0, 3)]
+            rows = [np.concatenate(list(cells_of[start : start + 3, channel]), axis=1) for start in (0, 3)]
             tifffile.imwrite(raw / "E1" / folder / f"{key}_M.tif", np.concatenate(rows))
     return {f"E1/{folder}/M:{i}": tiles[m, i] for m, folder in enumerate(("G1", "S_phase")) for i in range(6)}
 
@@ -105,10 +105,12 @@ def test_pixels_beyond_the_bit_depth(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_unknown_stage(tmp_path: Path) -> None:
+def test_a_reader_that_gives_an_unknown_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(images=np.zeros((1, 2, 9, 9), dtype=np.uint16), stage=["Sleep"], cell_id=["a"], source=["E1"])
     _write(tmp_path / "raw")
+    monkeypatch.setattr(montage, "read", lambda *_: iter([batch]))
     with pytest.raises(DataError, match="stage Sleep is not one of G1, S, G2"):
-        _convert(tmp_path, stages={"G1": "G1", "S_phase": "Sleep"})
+        _convert(tmp_path)
 
 
 def test_missing_file(tmp_path: Path) -> None:

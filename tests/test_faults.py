@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -11,8 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import psutil
@@ -20,7 +23,8 @@ import pytest
 import torch
 import yaml
 from conftest import copy_project, missing, snakemake
-from test_download import CONTENT, PATH, Server, _dataset, _download
+from PIL import Image
+from test_download import CONTENT, PATH, Handler, Server, _dataset, _download, serving
 from test_download import server as server
 
 from stainfree import checkpoints, files
@@ -243,6 +247,21 @@ class TestConversion:
         snakemake(copy, SPLIT)
         assert path.stat().st_size == len(whole)
 
+    def test_a_wrong_byte_in_an_image_is_told_by_the_step_that_reads_it(self, copy: Path) -> None:
+        path = copy / CELLS
+        with h5py.File(path) as file:
+            chunk = file["images"].id.get_chunk_info(0)
+        content, status = bytearray(path.read_bytes()), path.stat()
+        content[chunk.byte_offset + chunk.size // 2] ^= 1
+        path.write_bytes(content)
+        # As a failing disk does it: nothing tells that the file has changed.
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        line = the_error(snakemake(copy, MODEL, check=False))
+        assert line.startswith("[train] Error: data/simulated.h5: not a readable HDF5 file of cells (")
+        assert line.endswith("delete it and run the conversion again")
+        assert not (copy / MODEL).exists()
+        assert (copy / SPLIT).is_file()
+
     def test_a_class_with_fewer_cells_than_folds(self, copy: Path) -> None:
         kfold = SPLIT.replace("holdout", "kfold")
         line = the_error(snakemake(copy, kfold, "--config", "full=true", check=False))
@@ -251,6 +270,9 @@ class TestConversion:
         )
         assert not (copy / kfold).exists()
         assert (copy / SPLIT).is_file()
+        folds = "experiments={espinosa: {variants: {kfold: {split: {folds: 3}}}}}"
+        snakemake(copy, kfold, "--config", "full=true", folds)
+        assert pd.read_parquet(copy / kfold)["fold"].nunique() == 3
 
     def test_a_download_that_is_not_the_published_file(self, project: Path, tmp_path: Path) -> None:
         described = yaml.safe_load((project / "workflow/datasets.yaml").read_text())["jurkat_montage"]["files"]
@@ -265,3 +287,171 @@ class TestConversion:
         line = the_error(run)
         assert re.search(r"\[download\] Error: \S+/mirror/jurkat-montage/\S+: has 10 bytes, not \d+; replace it", line)
         assert not [path for path in (project / "data").rglob("*") if path.is_file()]
+
+
+def add_datasets(project: Path, datasets: dict[str, dict[str, object]]) -> None:
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    config["datasets"] = datasets
+    (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def errors_of(run: subprocess.CompletedProcess[str], rule: str) -> list[str]:
+    """The lines by which the jobs of a rule tell what is wrong."""
+    assert run.returncode != 0
+    assert "Traceback" not in run.stdout
+    return sorted(re.findall(rf"^\[{rule}\] Error: (.*)$", run.stdout, re.MULTILINE))
+
+
+class TestOwnPictures:
+    """Each kind of bad picture ends its own conversion, and no other."""
+
+    TOLD = (
+        r"colours/S/1\.png: is a colour picture where grey is expected; save it as grey, one channel a file",
+        r"cut_off_jpeg/S/1\.jpg: not a readable PNG, JPEG or TIFF of a cell \(.*\); replace or remove it",
+        r"cut_off_tiff/S/1\.tif: not a readable PNG, JPEG or TIFF of a cell \(it is cut off\); replace or remove it",
+        r"empty_class/S: no picture there fits the layout .*; put cells there, .* or remove S",
+        r"other_depth/S/1\.png: pixels of uint16, where \S+ has uint8; save all images .*`bit_depth`",
+        r"other_size/S/1\.png: 30 x 40 pixels, where \S+ has 40 x 40; set `image_size: \[height, width\]`",
+    )
+    SUFFIXES = ("png", "jpg", "tif", "png", "png", "png")
+
+    def write(self, folder: Path, suffix: str) -> None:
+        rng = np.random.default_rng(0)
+        for stage in ("G1", "S"):
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+            for number in range(3):
+                Image.fromarray(rng.integers(256, size=(40, 40), dtype=np.uint8)).save(
+                    folder / stage / f"{number}.{suffix}"
+                )
+
+    def spoil(self, root: Path) -> None:
+        for name in ("cut_off_jpeg/S/1.jpg", "cut_off_tiff/S/1.tif"):
+            content = (root / name).read_bytes()
+            (root / name).write_bytes(content[: len(content) * 2 // 3])
+        colours = np.random.default_rng(1).integers(256, size=(40, 40, 3), dtype=np.uint8)
+        Image.fromarray(colours).save(root / "colours/S/1.png")
+        Image.fromarray(np.zeros((30, 40), np.uint8)).save(root / "other_size/S/1.png")
+        Image.fromarray(np.zeros((40, 40), np.uint16)).save(root / "other_depth/S/1.png")
+        for path in (root / "empty_class/S").iterdir():
+            path.unlink()
+
+    def test_one_line_each_and_all_goes_on_when_they_are_mended(self, project: Path, tmp_path: Path) -> None:
+        kinds = dict(zip([told.split("/")[0] for told in self.TOLD], self.SUFFIXES, strict=True)) | {"sound": "png"}
+        root = tmp_path / "mine"
+        for name, suffix in kinds.items():
+            self.write(root / name, suffix)
+        add_datasets(
+            project,
+            {name: {"kind": "folder", "path": str(root / name), "channels": ["BF"], "bit_depth": 8} for name in kinds},
+        )
+        targets = [f"data/{name}.h5" for name in kinds]
+        self.spoil(root)
+        lines = errors_of(snakemake(project, "--keep-going", *targets, check=False), "convert")
+        assert len(lines) == len(self.TOLD)
+        for line, told in zip(lines, self.TOLD, strict=True):
+            assert re.fullmatch(rf"{re.escape(str(root))}/{told}.*", line)
+        assert sorted(path.name for path in (project / "data").iterdir()) == ["sound.h5", "sound.json"]
+        before = (project / "data/sound.h5").stat().st_mtime_ns
+        for name, suffix in kinds.items():
+            if name != "sound":
+                self.write(root / name, suffix)
+        snakemake(project, *targets)
+        assert all((project / target).is_file() for target in targets)
+        assert (project / "data/sound.h5").stat().st_mtime_ns == before
+
+
+class MoodyHandler(Handler):
+    """Answers after the first folder of the path, until the server is mended."""
+
+    def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
+        mood = "" if self.server.mended else self.path.split("/")[1]
+        first = self.path not in [path for path, _ in self.server.lines]
+        if mood == "missing" or (mood == "busy" and first):
+            self.server.lines.append((self.path, None))
+            self.send_error(404 if mood == "missing" else 503)
+        elif mood in ("page", "wrong"):
+            html = mood == "page"
+            content = b"<html>Please log in" if html else CONTENT[::-1]
+            self._send(200, content, {"Content-Type": "text/html" if html else "image/tiff"})
+        else:
+            # Hangs up in the midst of it.
+            self.server.cuts = [50_000] if mood == "cut" and first else []
+            super().do_GET()
+
+
+class TestDownloads:
+    TOLD = (
+        r"/missing/a\.tif: HTTP 404 .*; check the network and `base_url`, or set STAINFREE_MIRROR to a folder .*",
+        r"/page/a\.tif: the server answered with a web page in place of the file; check .*",
+        r"/wrong/a\.tif: has the wrong checksum \(sha256 .*\); check .*",
+    )
+
+    def test_bad_servers_are_told_and_passing_troubles_waited_out(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("STAINFREE_MIRROR", "")
+        moods = ["busy", "cut", "missing", "page", "wrong"]
+        listed = {"path": "a.tif", "size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+        targets = [f"data/raw/{mood}.json" for mood in moods]
+        with serving(Server(MoodyHandler)) as server:
+            server.mended = False
+            add_datasets(
+                project,
+                {
+                    mood: {
+                        "kind": "montage",
+                        "channels": ["BF"],
+                        "bit_depth": 12,
+                        "tile": [10, 10],
+                        "layout": "{folder}.tif",
+                        "base_url": f"{server.url}/{mood}",
+                        "files": [listed],
+                    }
+                    for mood in moods
+                },
+            )
+            lines = errors_of(snakemake(project, "--keep-going", *targets, check=False), "download")
+            for line, told in zip(lines, self.TOLD, strict=True):
+                assert re.fullmatch(re.escape(server.url) + told, line)
+            done = {"busy.json", "busy/a.tif", "cut.json", "cut/a.tif"}
+            assert {
+                str(path.relative_to(project / "data/raw")) for path in (project / "data").rglob("*") if path.is_file()
+            } == done
+            # The piece that had come was not fetched again.
+            assert [asked for path, asked in server.lines if path == "/cut/a.tif"][1].startswith("bytes=")
+            server.mended = True
+            server.lines.clear()
+            snakemake(project, *targets)
+            assert {path for path, _ in server.lines} == {"/missing/a.tif", "/page/a.tif", "/wrong/a.tif"}
+        assert all((project / f"data/raw/{mood}/a.tif").read_bytes() == CONTENT for mood in moods)
+
+
+class TestOrphans:
+    def test_a_step_that_outlived_its_snakemake_cannot_replace_what_a_newer_run_made(self, project: Path) -> None:
+        configure(project, n_cells=1500)
+        with (project / "first.log").open("wb") as log:
+            run = subprocess.Popen(
+                [sys.executable, "-m", "snakemake", CELLS], cwd=project, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 120
+        while not (parts := list((project / "data").glob(".simulated.*.part.h5"))):
+            assert run.poll() is None, (project / "first.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        orphan = psutil.Process(int(re.findall(r"-(\d+)\.part", parts[0].name)[0]))
+        orphan.suspend()
+        for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+            if process != orphan:
+                process.send_signal(signal.SIGKILL)
+        run.wait()
+        configure(project)
+        subprocess.run([sys.executable, "-m", "stainfree.restart"], cwd=project, check=True)
+        snakemake(project, CELLS)
+        outputs = [project / CELLS, (project / CELLS).with_suffix(".json")]
+        made = [files.sha256(path) for path in outputs]
+        orphan.resume()
+        with suppress(psutil.NoSuchProcess):
+            orphan.wait(timeout=120)
+        assert [files.sha256(path) for path in outputs] == made
+        assert not leftovers(project)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from stainfree import cells
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, Drops, convert, folder, montage, pictures
+from stainfree.datasets import Dataset, Drops, convert, folder, integrate, pictures
 from stainfree.errors import ConfigError, DataError
 
 SIDE = (18, 22)
@@ -136,7 +136,7 @@ def test_one_file_per_channel(tmp_path: Path, layout: str) -> None:
     (batch,) = _read(dataset, drops)
     np.testing.assert_array_equal(batch.images, images)
     assert list(batch.cell_id) == [f"resting/cell_{n}" for n in range(4)]
-    np.testing.assert_array_equal(batch.dna_content, montage.integrate(images[:, 1]))
+    np.testing.assert_array_equal(batch.dna_content, integrate(images[:, 1]))
     assert (drops.foreign, drops.foreign_examples) == (1, ["resting/cell_0_merged.png"])
 
 

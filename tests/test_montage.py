@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import yaml
 
-from stainfree.datasets import Dataset, Drops, montage
+from stainfree.datasets import Dataset, Drops, integrate, montage
 from stainfree.errors import ConfigError, DataError, StainfreeError
 
 DATASETS = Path(__file__).parents[1] / "workflow" / "datasets.yaml"
@@ -106,7 +106,7 @@ def test_dna_content_is_the_sum_above_background() -> None:
     images = np.full((2, 12, 12), 30, dtype=np.uint16)
     images[0, 5:7, 5:7] += 100
     images[1, 4:8, 4:8] += 200
-    np.testing.assert_allclose(montage.integrate(images), [400, 3200])
+    np.testing.assert_allclose(integrate(images), [400, 3200])
 
 
 def test_missing_channel(tmp_path: Path) -> None:
@@ -152,8 +152,11 @@ def test_colour_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": {"G1": "G1"}}, "folder S_phase has no stage"),
-        ({"layout": "{folder}/{channel}_{montage}.tif"}, "lacks {source}"),
+        ({"stages": {"G1": "G1"}}, "data set mine: S_phase has no stage; add it to `stages`"),
+        ({"stages": {"S_phase": "Sleep"}}, "`stages` maps S_phase to Sleep; choose one of G1, S"),
+        ({"layout": "{source}/{channel}_{montage}.tif"}, "lacks {folder}; add it"),
+        ({"layout": "{source}/{folder}/{montage}.tif"}, "lacks {channel}; add it"),
+        ({"tile": 40}, r"tile is 40; give \[height, width\] of a cell in pixels"),
         ({"layout": "{source}/{folder}/{montage}_{channel}.png"}, "does not fit the layout"),
         ({"dna_channel": "DAPI"}, "dna_channel DAPI is none of its channels"),
     ],
@@ -168,6 +171,32 @@ def test_missing_option(tmp_path: Path) -> None:
     description = _description()
     del description["tile"]
     with pytest.raises(StainfreeError, match="needs the key tile"):
+        next(montage.read(Dataset.from_config("mine", description), tmp_path))
+
+
+def test_own_montages_are_found_by_their_layout(tmp_path: Path) -> None:
+    tiles = _tiles()
+    _write(tmp_path, tiles)
+    (tmp_path / "E1" / "S_phase" / "overview.tif").write_bytes(b"not looked at")
+    description = _description(path=str(tmp_path))
+    del description["files"]
+    drops = Drops()
+    (batch,) = montage.read(Dataset.from_config("mine", description), tmp_path, drops)
+    np.testing.assert_array_equal(batch.images, tiles)
+    assert (batch.cell_id[11], batch.source[11]) == ("E1/S_phase/M:11", "E1")
+    assert drops.foreign_examples == ["E1/S_phase/overview.tif"]
+    # A folder per class alone; of one channel, which needs no place in the layout.
+    description |= {"path": str(tmp_path / "E1"), "channels": ["BF"], "layout": "{folder}/Ch3_{montage}.tif"}
+    del description["dna_channel"]
+    (batch,) = montage.read(Dataset.from_config("mine", description), tmp_path / "E1")
+    np.testing.assert_array_equal(batch.images, tiles[:, :1])
+    assert (batch.cell_id[11], batch.source[11]) == ("S_phase/M:11", "mine")
+
+
+def test_own_folder_without_a_montage(tmp_path: Path) -> None:
+    _write(tmp_path, _tiles())
+    description = _description(path=str(tmp_path), stages={"S_phase": "S", "G1": "G1"})
+    with pytest.raises(DataError, match="data set mine: G1 of `stages` has no montage; add one, or take it out"):
         next(montage.read(Dataset.from_config("mine", description), tmp_path))
 
 

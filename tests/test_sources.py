@@ -49,6 +49,9 @@ def test_own_montages(tmp_path: Path) -> None:
     names = _touch(tmp_path, "E1/G1/Ch3_M.tif", "E1/G1/Ch4_M.tif")
     files = [{"path": "E1/G1/Ch4_M.tif"}, {"path": "E1/G1/Ch3_M.tif"}]
     assert source_files({"kind": "montage", "path": str(tmp_path), "files": files}) == names
+    _touch(tmp_path, "E1/notes.tif", "E1/G1/notes.txt")
+    layout = "{source}/{folder}/{channel}_{montage}.tif"
+    assert source_files({"kind": "montage", "path": str(tmp_path), "layout": layout}) == names
 
 
 def test_nothing_where_cells_are_fetched_or_made() -> None:
@@ -81,6 +84,7 @@ def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             {"kind": "arrays", "path": "{root}", "pairs": {"a": {"images": "a.png", "labels": "y.npy"}}},
             r"y\.npy: no such file; put it there",
         ),
+        ({"kind": "montage", "path": "{root}"}, "kind montage needs `layout`, such as .*; add it"),
         ({"kind": "montage", "path": "{root}", "files": [{"path": "M.tif"}]}, r"M\.tif: no such file; put it there"),
     ],
 )

@@ -1,9 +1,8 @@
-"""The workflow as a user runs it: the whole chain at small size, reruns, new models, mistakes."""
+"""The workflow as a user runs it: the whole chain at small size, new models and experiments, mistakes."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,38 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_project, missing, snakemake
+from conftest import SMALL, configure, missing, snakemake
 
-SMALL = {"datasets": {"simulated": {"n_cells": 420}}, "evaluation": {"bootstrap": 100}}
 RESULTS = Path("results/simulated/espinosa")
 TABLES = ("class_counts", "balanced_accuracy", "balanced_accuracy_by_source", "scores", "chosen_losses")
-
-
-def configure(project: Path, **changes: object) -> None:
-    """Lay changes over the project's config.yaml."""
-    config = yaml.safe_load((project / "config.yaml").read_text())
-    config.update({**SMALL, **changes})
-    (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-def jobs_of_a_dry_run(project: Path, *arguments: str) -> list[str]:
-    """The jobs that a dry run plans, each by what it says it does."""
-    run = snakemake(project, "--dry-run", *arguments)
-    return re.findall(r"^Job \d+: (.*)$", run.stdout, re.MULTILINE)
-
-
-def trainings(jobs: list[str]) -> list[str]:
-    return sorted(re.findall(r"^Train (\w+ under \w+)", "\n".join(jobs), re.MULTILINE))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which plain `snakemake` has run to the end on few simulated cells."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    configure(project)
-    run = snakemake(project)
-    (project / "first-run.log").write_text(run.stdout)
-    return project
 
 
 @pytest.fixture
@@ -113,60 +84,6 @@ class TestTheWholeChain:
         assert "confusion matrices, test" in page
 
 
-class TestReruns:
-    """What becomes stale, found in the plan of a dry run."""
-
-    @staticmethod
-    def edit(path: Path, old: str, new: str) -> None:
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    def test_a_model_file_makes_its_own_trainings_stale(self, copy: Path) -> None:
-        self.edit(copy / "src/stainfree/models/cnn3.py", "nn.Dropout(dropout)", "nn.Dropout(dropout / 2)")
-        jobs = jobs_of_a_dry_run(copy)
-        assert trainings(jobs) == [f"cnn3 under {loss}" for loss in ("inv_weighted", "sqrt_weighted", "unweighted")]
-        assert not [job for job in jobs if job.startswith(("Convert", "Split"))]
-        assert "Score espinosa on simulated" in jobs
-
-    def test_a_loss_file_makes_the_trainings_under_it_stale(self, copy: Path) -> None:
-        self.edit(copy / "src/stainfree/losses/inv_weighted.py", "1.0 / counts", "2.0 / counts")
-        jobs = jobs_of_a_dry_run(copy)
-        assert trainings(jobs) == [f"{model} under inv_weighted" for model in ("cnn3", "fc", "simple_vit")]
-
-    def test_figure_code_makes_only_its_figure_and_the_report_stale(self, copy: Path) -> None:
-        path = copy / "src/stainfree/figures/confusion.py"
-        path.write_text(path.read_text() + "\nUNUSED = 1\n")
-        assert sorted(jobs_of_a_dry_run(copy)) == [
-            "Draw confusion_test of espinosa (simulated)",
-            "Draw confusion_test_all of espinosa (simulated)",
-            "Draw confusion_train of espinosa (simulated)",
-            "Write the front page",
-            "Write the report of espinosa on simulated",
-        ]
-
-    def test_comments_docstrings_and_touches_make_nothing_stale(self, copy: Path) -> None:
-        self.edit(copy / "src/stainfree/training.py", '"""Training: one loop', '"""Training. One loop')
-        self.edit(copy / "src/stainfree/models/cnn3.py", "FAMILY =", "# said once more\nFAMILY =")
-        for folder in ("src", "scripts", "workflow"):
-            for path in (copy / folder).rglob("*.py"):
-                os.utime(path)
-        assert jobs_of_a_dry_run(copy) == []
-
-    def test_a_locked_version_makes_the_steps_that_use_it_stale(self, copy: Path) -> None:
-        self.edit(copy / "requirements.lock", "plotly==", "plotly==99.")
-        jobs = jobs_of_a_dry_run(copy)
-        assert "Draw the embedding map of espinosa (simulated)" in jobs
-        assert not trainings(jobs)
-        assert "Score espinosa on simulated" not in jobs
-
-    def test_a_setting_makes_stale_what_reads_it(self, copy: Path) -> None:
-        jobs = jobs_of_a_dry_run(copy, "--config", "evaluation={bootstrap: 200}")
-        assert "Score espinosa on simulated" in jobs
-        assert not trainings(jobs)
-        assert len(trainings(jobs_of_a_dry_run(copy, "--config", "seed=1"))) == 9
-
-
 MODEL = '''
 """A model that a user adds: the mean of each channel, and a line."""
 
@@ -192,9 +109,6 @@ def test_adding_a_model_is_one_file_and_one_word(copy: Path) -> None:
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace("- simple_vit", "- simple_vit\n    - mean"))
     before = (copy / RESULTS / "holdout/cnn3/inv_weighted/predictions.parquet").stat().st_mtime_ns
-    jobs = jobs_of_a_dry_run(copy)
-    assert trainings(jobs) == [f"mean under {loss}" for loss in ("inv_weighted", "sqrt_weighted", "unweighted")]
-    assert not [job for job in jobs if job.startswith(("Convert", "Split"))]
     snakemake(copy)
     assert (copy / RESULTS / "holdout/cnn3/inv_weighted/predictions.parquet").stat().st_mtime_ns == before
     metrics = pd.read_csv(copy / RESULTS / "metrics.csv")

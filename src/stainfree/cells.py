@@ -15,6 +15,11 @@ name             shape, dtype           holds
 
 Attributes of the file: ``format_version``, ``channels``, ``bit_depth``, ``pixel_size_um`` (absent where
 unknown), ``licence``, ``citation``, ``source_checksums`` (JSON: file -> sha256) and ``content_sha256``.
+
+Every byte that means something is under a checksum, so that a damaged file is told in one line: HDF5's own structures
+in the format of its version 1.10, and all values by Fletcher-32. Only texts of variable length would lie outside, in a
+heap without a checksum, by which a few wrong bytes can make the HDF5 library crash; so texts have a fixed length here.
+Two holes remain: a list ``source_checksums`` of over 64 kB, and a whole chunk that turned to zeros.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,11 +41,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from stainfree import files
-from stainfree.errors import DataError
+from stainfree.errors import DataError, StainfreeError
 
 FORMAT_VERSION = 1
 # Cells per chunk: 256 x 66 x 66 uint16 is 2.2 MB, large enough for fast sequential reading.
 CHUNK_CELLS = 256
+# The oldest format of HDF5 in which all structures carry a checksum, and no newer one: any HDF5 since 2016 reads it.
+_HDF5_FORMAT = ("v110", "v110")
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class CellsWriter:
         self.image_shape = image_shape
         self.dtype = np.dtype(dtype)
         self.n_cells = 0
-        self._columns: dict[str, list[Any]] = {}
+        self._columns: dict[str, list[npt.NDArray[Any]]] = {}
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
@@ -141,7 +148,7 @@ class CellsWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(files.atomic(self.path))
             self._sink = stack.enter_context(_Sink(temporary, "w+"))
-            self._file = stack.enter_context(h5py.File(self._sink, "w"))
+            self._file = stack.enter_context(h5py.File(self._sink, "w", libver=_HDF5_FORMAT))
             self._images = self._file.create_dataset(
                 "images",
                 shape=(0, *shape),
@@ -149,6 +156,7 @@ class CellsWriter:
                 # One channel a chunk: a stain-free model reads its channels and no other.
                 chunks=(CHUNK_CELLS, 1, *self.image_shape),
                 dtype=self.dtype,
+                fletcher32=True,
             )
             self._open = stack.pop_all()
         return self
@@ -195,7 +203,8 @@ class CellsWriter:
         for name, values in columns.items():
             if len(values) != len(images):
                 raise DataError(f"{self.path}: {len(values)} values of {name} for {len(images)} images")
-            self._columns.setdefault(name, []).extend(values)
+            column = np.asarray(values, dtype=np.float32) if name == "dna_content" else _encoded(values)
+            self._columns.setdefault(name, []).append(column)
         self._digest.update(np.ascontiguousarray(images).data)
         self._images.resize(self.n_cells + len(images), axis=0)
         self._images[self.n_cells :] = images
@@ -203,31 +212,31 @@ class CellsWriter:
         self._sink.check()
 
     def _finish(self) -> None:
-        ids = self._columns.get("cell_id", [])
-        if not ids:
+        if not self.n_cells:
             raise DataError(f"{self.path}: no cells to write")
-        if len(set(ids)) != len(ids):
+        columns = {name: np.concatenate(parts) for name, parts in sorted(self._columns.items())}
+        if len(np.unique(columns["cell_id"])) != self.n_cells:
             raise DataError(f"{self.path}: cell ids are not unique")
-        for name in sorted(self._columns):
-            values = self._columns[name]
-            if name == "dna_content":
-                column = np.asarray(values, dtype=np.float32)
-                self._digest.update(column.data)
-                self._file.create_dataset(name, data=column)
-            else:
-                self._digest.update("\0".join(values).encode())
-                self._file.create_dataset(name, data=[str(v) for v in values], dtype=h5py.string_dtype())
+        for name, column in columns.items():
+            is_text = column.dtype.kind == "S"
+            self._digest.update(b"\0".join(column.tolist()) if is_text else column.data)
+            data = _as_text(column) if is_text else column
+            self._file.create_dataset(name, data=data, chunks=True, fletcher32=True)
+        self._digest.update(",".join(self.info.channels).encode())
         attributes = self._file.attrs
         attributes["format_version"] = FORMAT_VERSION
-        attributes["channels"] = list(self.info.channels)
         attributes["bit_depth"] = self.info.bit_depth
         if self.info.pixel_size_um is not None:
             attributes["pixel_size_um"] = self.info.pixel_size_um
-        attributes["licence"] = self.info.licence
-        attributes["citation"] = self.info.citation
-        attributes["source_checksums"] = json.dumps(dict(self.info.source_checksums))
-        self._digest.update(",".join(self.info.channels).encode())
-        attributes["content_sha256"] = self._digest.hexdigest()
+        attributes["channels"] = _as_text(_encoded(self.info.channels))
+        texts = {
+            "licence": self.info.licence,
+            "citation": self.info.citation,
+            "source_checksums": json.dumps(dict(self.info.source_checksums)),
+            "content_sha256": self._digest.hexdigest(),
+        }
+        for name, text in texts.items():
+            attributes[name] = _as_text(_encoded([text]))[0]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -241,40 +250,61 @@ class CellsWriter:
             self._sink.check()
 
 
-def _open(path: str | os.PathLike[str]) -> h5py.File:
-    """Open a cells file for reading; raise `DataError` in one line where that cannot be."""
+def _encoded(texts: Sequence[str]) -> npt.NDArray[np.bytes_]:
+    """Return texts (n,) as UTF-8 bytes of one length."""
+    return np.array([text.encode() for text in texts], dtype=np.bytes_)
+
+
+def _as_text(encoded: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bytes_]:
+    """Mark bytes as UTF-8, for HDF5."""
+    return encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
+
+
+def decoded(text: str | bytes) -> str:
+    """Return a text attribute as h5py reads it: bytes where its length is fixed."""
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open a cells file for reading; raise `DataError` in one line where it is damaged, on opening or in the block."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; run the conversion first")
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("format_version")
+            absent = [name for name in ("images", "stage", "cell_id", "source") if name not in file]
+            if version != FORMAT_VERSION or absent:
+                what = (
+                    f"lacks /{', /'.join(absent)}" if absent else f"has format version {version}, not {FORMAT_VERSION}"
+                )
+                raise DataError(f"{path}: {what}; delete it and run the conversion again")
+            yield file
+    except (StainfreeError, PermissionError):
+        raise
+    # What wrong bytes make HDF5 stumble over.
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path}: not a readable HDF5 file ({error}); delete it and run the conversion again"
+            f"{path}: not a readable HDF5 file of cells ({reason}); delete it and run the conversion again"
         ) from error
-    version = file.attrs.get("format_version")
-    absent = [name for name in ("images", "stage", "cell_id", "source") if name not in file]
-    if version != FORMAT_VERSION or absent:
-        file.close()
-        what = f"lacks /{', /'.join(absent)}" if absent else f"has format version {version}, not {FORMAT_VERSION}"
-        raise DataError(f"{path}: {what}; delete it and run the conversion again")
-    return file
 
 
 def read_info(path: str | os.PathLike[str]) -> CellsInfo:
     """Read what a cells file says about all of its cells, without reading images."""
-    with _open(path) as file:
+    with _opened(path) as file:
         attributes = file.attrs
         n_cells, _, height, width = file["images"].shape
         return CellsInfo(
-            channels=tuple(attributes["channels"]),
+            channels=tuple(decoded(name) for name in attributes["channels"]),
             bit_depth=int(attributes["bit_depth"]),
             pixel_size_um=float(attributes["pixel_size_um"]) if "pixel_size_um" in attributes else None,
-            licence=attributes["licence"],
-            citation=attributes["citation"],
-            source_checksums=json.loads(attributes["source_checksums"]),
+            licence=decoded(attributes["licence"]),
+            citation=decoded(attributes["citation"]),
+            source_checksums=json.loads(decoded(attributes["source_checksums"])),
             n_cells=n_cells,
             image_shape=(height, width),
-            content_sha256=attributes["content_sha256"],
+            content_sha256=decoded(attributes["content_sha256"]),
         )
 
 
@@ -287,7 +317,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         ``cell_id``, ``stage``, ``source``, ``origin`` (``real`` where the file has none), ``group`` (the cell's own
         id where the file has none), and ``dna_content`` and ``parents`` where the file has them.
     """
-    with _open(path) as file:
+    with _opened(path) as file:
         text = {name: file[name].asstr()[:] for name in ("cell_id", "stage", "source")}
         n_cells = len(text["cell_id"])
         text["origin"] = file["origin"].asstr()[:] if "origin" in file else np.full(n_cells, "real", dtype=object)
@@ -331,7 +361,7 @@ def read_images(
     names = list(channels) if channels is not None else list(info.channels)
     indices = info.channel_indices(names, path=path)
     n_cells = info.n_cells if rows is None else len(rows)
-    with _open(path) as file:
+    with _opened(path) as file:
         images = file["images"]
         out = np.empty((n_cells, len(indices), *info.image_shape), dtype=images.dtype)
         if rows is None:
@@ -355,6 +385,6 @@ def iterate_images(
     """Yield images (cell, channel, y, x) in order, `batch` cells at a time: memory does not grow with the file."""
     info = read_info(path)
     indices = info.channel_indices(list(channels) if channels is not None else list(info.channels), path=path)
-    with _open(path) as file:
+    with _opened(path) as file:
         for start in range(0, info.n_cells, batch):
             yield np.stack([file["images"][start : start + batch, index] for index in indices], axis=1)

@@ -36,6 +36,8 @@ _guard: ContextVar[Callable[[], None] | None] = ContextVar("guard", default=None
 class UnwritableError(StainfreeError):
     """A file cannot be written, for a reason outside the project: a full disk, a folder that is not ours."""
 
+    lasting = False  # space may be free again at the next attempt
+
 
 @contextmanager
 def guarded(check: Callable[[], None]) -> Iterator[None]:
@@ -55,6 +57,12 @@ def guarded(check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _guard.reset(token)
+
+
+def check_guard() -> None:
+    """Ask the check of `guarded` now: work that writes nothing for long finds out sooner."""
+    if (check := _guard.get()) is not None:
+        check()
 
 
 def temporary_name(path: Path) -> Path:
@@ -85,8 +93,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(path.parent)
             yield temporary
-            if (check := _guard.get()) is not None:
-                check()
+            check_guard()
             temporary.replace(path)
     finally:
         with suppress(OSError):

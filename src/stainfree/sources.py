@@ -12,11 +12,20 @@ from typing import Any
 
 from stainfree.errors import ConfigError
 
+_SHARED = {"download", "duplicates", "pictures", "zips"}
+"""Modules of `stainfree.datasets` that serve all kinds of source and read none."""
+
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 """Endings, in lower case, of the files that a folder of pictures is read from."""
 
 DEFAULT_LAYOUT = "{folder}/{id}"
 """Layout of a folder in which a file holds all channels of a cell, whatever its ending."""
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of source that can be read, in alphabetical order: the modules of `stainfree.datasets`."""
+    modules = (Path(__file__).parent / "datasets").glob("[a-z]*.py")
+    return tuple(sorted(module.stem for module in modules if module.stem not in _SHARED))
 
 
 def source_files(description: Mapping[str, Any]) -> list[str]:
@@ -45,8 +54,12 @@ def source_files(description: Mapping[str, Any]) -> list[str]:
         found = pictures(path, layout=description.get("layout", DEFAULT_LAYOUT))
     elif kind == "arrays":
         found = [path / pair[key] for pair in array_pairs(description).values() for key in ("images", "labels")]
+    elif kind == "cytometer":
+        found = [path / name for sample in samples(description).values() for name in sample.values()]
     elif path.is_file():
         found = [path]
+    elif kind == "montage" and not description.get("files"):
+        found = pictures(path, layout=_montage_layout(description))
     else:
         found = [path / entry["path"] for entry in description.get("files", ())]
     _refuse_missing(found)
@@ -101,11 +114,44 @@ def array_pairs(description: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     return {str(source): pair for source, pair in pairs.items()}
 
 
+def samples(description: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """Return source -> names of its files, of a description of kind cytometer.
+
+    Each has ``images``, a .cif or .rif file, and what tells the stages: either ``daf`` or ``labels``, a .csv file.
+
+    Raises
+    ------
+    ConfigError
+        If ``samples`` is missing, or one of them lacks a name or has another.
+    """
+    given = description.get("samples")
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigError("a data set of kind cytometer needs `samples`: {source: {images: x.cif, daf: x.daf}}; add it")
+    for source, sample in given.items():
+        named = (
+            set(sample) if isinstance(sample, Mapping) and all(isinstance(v, str) for v in sample.values()) else None
+        )
+        if named not in ({"images", "daf"}, {"images", "labels"}):
+            raise ConfigError(
+                f"`samples.{source}`: {sample!r} must have the key images, a .cif or .rif file, and either daf, a .daf "
+                "file, or labels, a .csv file; correct it"
+            )
+    return {str(source): sample for source, sample in given.items()}
+
+
+def _montage_layout(description: Mapping[str, Any]) -> str:
+    """Return the ``layout`` of a user's own montages."""
+    layout = description.get("layout")
+    if not isinstance(layout, str):
+        raise ConfigError("a data set of kind montage needs `layout`, such as {folder}/{channel}_{montage}.tif; add it")
+    return layout
+
+
 def _path(description: Mapping[str, Any]) -> Path | None:
     """Return the ``path`` of a description as a path that is there and of the sort that its kind needs."""
     kind, given = description.get("kind"), description.get("path")
     if given is None:
-        if kind in ("folder", "archive", "arrays", "hdf5") and not description.get("files"):
+        if kind in ("folder", "archive", "arrays", "hdf5", "montage", "cytometer") and not description.get("files"):
             raise ConfigError(f"a data set of kind {kind} needs `path`: where your cells lie; add it")
         return None
     if not isinstance(given, str) or not given:

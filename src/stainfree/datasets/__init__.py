@@ -13,11 +13,10 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import pkgutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -30,17 +29,17 @@ from stainfree.cells import CHUNK_CELLS, CellsInfo, CellsWriter, read_info
 from stainfree.datasets.duplicates import Duplicate, DuplicateFilter
 from stainfree.errors import ConfigError, DataError
 from stainfree.schemes import STAGES
-from stainfree.sources import source_files
+from stainfree.sources import kinds, source_files
 
 logger = logging.getLogger(__name__)
 
-# Modules of this package that serve all kinds and are none themselves.
-_SHARED = {"download", "duplicates", "pictures"}
 _COMMON_KEYS = {"kind", "channels", "bit_depth", "pixel_size_um", "licence", "citation", "path", "base_url", "files"}
 _VERSIONS_TOLD = ("numpy", "scipy", "h5py", "tifffile", "pillow")
 # So many files of a user's own are listed with a checksum each; of more, each folder has one.
 _FEW_FILES = 50
 _SECONDS_BETWEEN_LINES = 5.0
+# Pixels from the edge of an image that are taken for background.
+_BORDER = 2
 
 
 @dataclass(frozen=True)
@@ -203,6 +202,10 @@ class Drops:
     """Names of the first few of them."""
     refitted: int = 0
     """Cells padded or cropped to the ``image_size`` of the description."""
+    cut: int = 0
+    """Cells of which a part, by their mask, lies beyond it and is missing."""
+    without_stage: dict[str, int] = field(default_factory=dict)
+    """Why -> cells that have no stage for this reason, and were left out."""
 
     def skip(self, name: str) -> None:
         """Count a file or entry that is no picture of a cell."""
@@ -211,16 +214,20 @@ class Drops:
             self.foreign_examples.append(name)
 
 
+def integrate(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Sum the counts of each image (cell, y, x) above its background, the median of the outermost two pixels."""
+    pixels = images.astype(np.float64)
+    border = np.ones(images.shape[1:], dtype=bool)
+    border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    background = np.median(pixels[:, border], axis=1)
+    return np.asarray(pixels.sum(axis=(1, 2)) - background * border.size, dtype=np.float32)
+
+
 class Reader(Protocol):
     """What the module of a kind offers."""
 
     def read(self, dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Batch]:
         """Yield the cells of a data set, in an order that never changes."""
-
-
-def kinds() -> tuple[str, ...]:
-    """Return the kinds of source that can be read, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED))
 
 
 def reader(kind: str) -> Reader:
@@ -292,8 +299,7 @@ def convert(
                     stage=kept.stage,
                     cell_id=kept.cell_id,
                     source=kept.source,
-                    # A copy that is kept all the same shares the group of its original: no split parts them.
-                    group=[sieve.group[cell_id] for cell_id in kept.cell_id],
+                    group=kept.group,
                     dna_content=kept.dna_content,
                 )
             counts.update(zip(kept.source, kept.stage, strict=True))
@@ -319,14 +325,19 @@ class _Sieve:
     def __init__(self, *, keep: frozenset[str]) -> None:
         self.dropped: list[dict[str, Any]] = []
         self.kept: list[dict[str, Any]] = []
-        self.group: dict[str, str] = {}
         self._keep = keep
         self._find = DuplicateFilter(keep=keep)
-        self._stages: dict[str, str] = {}
+        # Of the cells that passed, by their position.
+        self._stages: list[str] = []
+        self._groups: list[str] = []
 
     def pass_on(self, batch: Batch) -> Batch:
-        """Return the cells of a batch that are no copies of earlier ones, or are to be kept all the same."""
+        """Return the cells of a batch that are no copies of earlier ones, or are to be kept all the same.
+
+        Each has a group: a copy that is kept that of its original, so that no split parts them.
+        """
         fresh = np.ones(len(batch), dtype=bool)
+        first = len(self._groups)
         for row, duplicate in enumerate(self._find(batch.images, batch.cell_id)):
             cell_id, stage = batch.cell_id[row], batch.stage[row]
             if duplicate is not None:
@@ -337,16 +348,16 @@ class _Sieve:
                     "%s (%s) is a copy of %s (%s): %s", cell_id, stage, line["of"], line["of_stage"], line["match"]
                 )
             if fresh[row]:
-                self._stages[cell_id] = stage
-                self.group[cell_id] = batch.group_of(row) if duplicate is None else self.group[duplicate.of]
-        return batch.take(fresh)
+                self._stages.append(stage)
+                self._groups.append(batch.group_of(row) if duplicate is None else self._groups[duplicate.position])
+        return replace(batch.take(fresh), group=self._groups[first:])
 
     def _line(self, duplicate: Duplicate, stage: str) -> dict[str, Any]:
         return {
             "cell_id": duplicate.cell_id,
             "stage": stage,
             "of": duplicate.of,
-            "of_stage": self._stages[duplicate.of],
+            "of_stage": self._stages[duplicate.position],
             "match": duplicate.match,
             "correlation": round(duplicate.correlation, 4),
         }
@@ -445,6 +456,8 @@ def _report(
         "cells_left_out": drops.cells,
         "foreign_files": {"n": drops.foreign, "examples": drops.foreign_examples},
         "cells_refitted": drops.refitted,
+        "cells_cut": drops.cut,
+        "cells_without_stage": drops.without_stage,
         "duplicates_dropped": sieve.dropped,
         "duplicates_kept": sieve.kept,
         "licence": info.licence,

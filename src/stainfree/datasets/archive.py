@@ -4,7 +4,7 @@ Nothing is unpacked into files, so no name in the archive is ever a path on disk
 layout. An inner archive that is merely stored in the outer one is read where it lies, through a window onto the
 outer file. Where it was compressed once more it cannot be read out of order, so it is unfolded once into a temporary
 file without a name, which vanishes with the process, however that ends. Pictures are held a batch at a time; what
-grows with the number of cells is the archive's directory alone, some 3 kB for a cell of four entries.
+grows with the number of cells is where their entries lie, some 0.3 kB a cell.
 
 Entries that do not fit the layout (merged pictures, thumbnails, what an operating system adds) are passed over and
 counted. A cell of which a channel is missing or cannot be read is left out and named in the conversion report.
@@ -16,7 +16,6 @@ import io
 import logging
 import os
 import shutil
-import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -24,20 +23,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
-from stainfree.datasets import Batch, Dataset, Drops
+from stainfree.datasets import Batch, Dataset, Drops, zips
 from stainfree.datasets.pictures import LARGEST_FILE, Cell, Frame, batches, decode, layout_pattern, natural, stack
 from stainfree.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
 # An archive of pictures hardly shrinks when it is zipped once more; 42.zip does, by a factor of a hundred thousand.
 _MOST_UNFOLDING = 100
 _COPY_BYTES = 1 << 20
 
-_Entries = dict[tuple[str, str, str], list[zipfile.ZipInfo | None]]
+
+# Whether there is one, and the fields of a `zips.Entry`.
+_ENTRY = np.dtype("?, u8, u8, u8, u4, u2, ?")
 
 
 def read(dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Batch]:
@@ -56,8 +57,8 @@ def read(dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Ba
     """
     drops = Drops() if drops is None else drops
     path = raw if dataset.path is not None else raw / _only_file(dataset)
-    with _opened(path, dataset.options.get("inner")) as archive:
-        yield from batches(_cells(archive, path, dataset, drops), dataset)
+    with _opened(path, dataset.options.get("inner")) as stream:
+        yield from batches(_cells(stream, path, dataset, drops), dataset)
     if drops.foreign:
         logger.info("%s: %d entries that are no picture of a cell passed over", dataset.name, drops.foreign)
 
@@ -68,15 +69,15 @@ def _only_file(dataset: Dataset) -> str:
     return dataset.files[0].path
 
 
-def _cells(archive: zipfile.ZipFile, path: Path, dataset: Dataset, drops: Drops) -> Iterator[Cell]:
+def _cells(stream: IO[bytes], path: Path, dataset: Dataset, drops: Drops) -> Iterator[Cell]:
     """Yield the cells that are complete and readable; note the others in `drops`."""
     frame = Frame(dataset, drops)
     n_read = 0
-    for (source, folder, name), entries in _find(archive, path, dataset, drops).items():
+    for source, folder, name, entries in _find(stream, path, dataset, drops):
         cell_id = "/".join(part for part in (source, folder, name) if part)
         stage = dataset.stage_of(folder)
         try:
-            image = _image(archive, entries, dataset)
+            image = _image(stream, entries, dataset, {"source": source, "folder": folder, "class": folder, "id": name})
         except DataError as error:
             logger.warning("cell %s left out: %s", cell_id, error)
             drops.cells.append({"cell_id": cell_id, "stage": stage, "reason": str(error)})
@@ -88,79 +89,99 @@ def _cells(archive: zipfile.ZipFile, path: Path, dataset: Dataset, drops: Drops)
         raise DataError(f"{path}: not one cell in it can be read ({why}); correct `layout` or `channels`")
 
 
-def _find(archive: zipfile.ZipFile, path: Path, dataset: Dataset, drops: Drops) -> _Entries:
-    """Return (source, folder, id) -> the entry of each channel, None where there is none; in the order of reading."""
+def _find(
+    stream: IO[bytes], path: Path, dataset: Dataset, drops: Drops
+) -> Iterator[tuple[str, str, str, list[zips.Entry | None]]]:
+    """Yield source, folder, id and the entry of each channel (None where there is none), in the order of reading."""
     layout = dataset.option("layout")
     pattern = layout_pattern(dataset, layout, channels=True)
     keys = list(dataset.channel_keys.values())
-    found: _Entries = {}
-    for entry in archive.infolist():
-        if entry.is_dir():
-            continue
-        parts = entry.filename.split("/")
+    entries = np.zeros((1024, len(keys)), dtype=_ENTRY)
+    # (source, folder) -> id -> row of `entries`
+    rows: dict[tuple[str, str], dict[str, int]] = {}
+    n_cells = 0
+    for filename, entry in _entries(stream, path, dataset):
+        parts = filename.split("/")
         # Folders of a system, and hidden files such as the ._ twins that macOS makes, only look like cells.
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
         match = None if hidden else pattern.fullmatch("/".join(parts[-layout.count("/") - 1 :]))
         if match is None:
-            drops.skip(entry.filename)
+            drops.skip(filename)
             continue
         fields = match.groupdict()
-        cell = (fields.get("source") or dataset.name, fields["folder"], fields["id"])
-        entries = found.setdefault(cell, [None] * len(keys))
+        in_folder = rows.setdefault((fields.get("source") or dataset.name, fields["folder"]), {})
+        row = in_folder.setdefault(fields["id"], n_cells)
+        n_cells = max(n_cells, row + 1)
+        if row == len(entries):
+            entries.resize((2 * row, len(keys)), refcheck=False)
         channel = keys.index(fields["channel"])
-        if entries[channel] is not None:
+        if entries[row, channel][0]:
             raise DataError(
                 f"{path}: holds {'/'.join(parts[-2:])} twice; give more of the folders in `layout` of data set "
                 f"{dataset.name}"
             )
-        entries[channel] = entry
-    return dict(sorted(found.items(), key=lambda item: [natural(part) for part in item[0]]))
+        entries[row, channel] = (True, *entry)
+    for source, folder in sorted(rows, key=lambda parts: [natural(part) for part in parts]):
+        in_folder = rows[source, folder]
+        for name in sorted(in_folder, key=natural):
+            found = entries[in_folder[name]].tolist()
+            yield source, folder, name, [zips.Entry(*entry) if present else None for present, *entry in found]
 
 
-def _image(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo | None], dataset: Dataset) -> npt.NDArray[Any]:
+def _image(
+    stream: IO[bytes], entries: list[zips.Entry | None], dataset: Dataset, fields: dict[str, str]
+) -> npt.NDArray[Any]:
     """Return the image (channel, y, x) of a cell; raise `DataError` where a channel is missing or unreadable."""
-    names = [entry.filename.rsplit("/", 1)[-1] for entry in entries if entry is not None]
-    missing = [key for key, entry in zip(dataset.channel_keys.values(), entries, strict=True) if entry is None]
+    keys = list(dataset.channel_keys.values())
+    missing = [key for key, entry in zip(keys, entries, strict=True) if entry is None]
     if missing:
         raise DataError(f"has no picture of channel {', '.join(missing)}")
-    contents = [_content(archive, entry) for entry in entries if entry is not None]
+    layout = dataset.option("layout").rsplit("/", 1)[-1]
+    names = [layout.format(**fields, channel=key) for key in keys]
+    contents = [_content(stream, entry, name) for entry, name in zip(entries, names, strict=True) if entry is not None]
     return stack([decode(content, name=name) for content, name in zip(contents, names, strict=True)], names)
 
 
-def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Return the bytes of an entry, its checksum verified; refuse one that unfolds to more than a picture of a cell."""
-    name = entry.filename.rsplit("/", 1)[-1]
-    if entry.file_size > LARGEST_FILE:
-        raise DataError(f"{name}: unfolds to {entry.file_size} bytes, too many for the picture of one cell")
+def _content(stream: IO[bytes], entry: zips.Entry, name: str) -> bytes:
+    """Return the bytes of an entry; refuse one that unfolds to more than a picture of a cell."""
+    if entry.size > LARGEST_FILE:
+        raise DataError(f"{name}: unfolds to {entry.size} bytes, too many for the picture of one cell")
     try:
-        return archive.read(entry)
-    # Whatever a broken entry makes zipfile and its decoders stumble over.
-    except Exception as error:
+        return zips.read(stream, entry)
+    except (OSError, ValueError) as error:
         raise DataError(f"{name}: cannot be read from the archive ({_reason(error)})") from error
 
 
+def _entries(stream: IO[bytes], path: Path, dataset: Dataset) -> Iterator[tuple[str, zips.Entry]]:
+    """Yield name and place of each entry that is no folder."""
+    try:
+        for name, entry in zips.entries(stream):
+            if not name.endswith("/"):
+                yield name, entry
+    except (OSError, ValueError) as error:
+        archive = ": ".join(map(str, filter(None, [path, dataset.options.get("inner")])))
+        raise _unreadable(archive, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: not a readable zip archive ({_reason(error)}); delete it and fetch it again")
+
+
 @contextmanager
-def _opened(path: Path, inner: str | None) -> Iterator[zipfile.ZipFile]:
-    """Open an archive, or the one within it."""
+def _opened(path: Path, inner: str | None) -> Iterator[IO[bytes]]:
+    """Open an archive, or the one within it, as a file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct `path`, or run the download again")
     with ExitStack() as open_files:
-        stream = open_files.enter_context(path.open("rb"))
-        archive = open_files.enter_context(_zip(stream, str(path)))
+        stream: IO[bytes] = open_files.enter_context(path.open("rb"))
         if inner is not None:
-            nested = open_files.enter_context(_nested(stream, archive, _member(archive, inner, path), path))
-            archive = open_files.enter_context(_zip(nested, f"{path}: {inner}"))
-        yield archive
-
-
-def _zip(stream: IO[bytes], name: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(stream)
-    # Whatever a broken directory makes zipfile stumble over.
-    except Exception as error:
-        raise DataError(
-            f"{name}: not a readable zip archive ({_reason(error)}); delete it and fetch it again"
-        ) from error
+            try:
+                archive = open_files.enter_context(zipfile.ZipFile(stream))
+            # Whatever a broken directory makes zipfile stumble over.
+            except Exception as error:
+                raise _unreadable(str(path), error) from error
+            stream = open_files.enter_context(_nested(stream, archive, _member(archive, inner, path), path))
+        yield stream
 
 
 def _member(archive: zipfile.ZipFile, inner: str, path: Path) -> zipfile.ZipInfo:
@@ -182,7 +203,11 @@ def _nested(stream: IO[bytes], archive: zipfile.ZipFile, member: zipfile.ZipInfo
     if member.file_size > _MOST_UNFOLDING * max(member.compress_size, _COPY_BYTES):
         raise DataError(f"{name}: unfolds to {member.file_size} bytes, too many for its size; it is not what it says")
     if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
-        return cast(IO[bytes], io.BufferedReader(_Window(stream, _start(stream, member, name), member.file_size)))
+        try:
+            start = zips.find_start(stream, member.header_offset)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}; delete the archive and fetch it again") from error
+        return cast(IO[bytes], io.BufferedReader(_Window(stream, start, member.file_size)))
     # Beside the archive, where there was room for it; a system's folder for temporary files may be small.
     folder = path.parent if os.access(path.parent, os.W_OK) else None
     unfolded = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by the caller
@@ -198,16 +223,6 @@ def _nested(stream: IO[bytes], archive: zipfile.ZipFile, member: zipfile.ZipInfo
         raise DataError(
             f"{name}: cannot be unfolded ({_reason(error)}); make room for {member.file_size} bytes, or fetch it again"
         ) from error
-
-
-def _start(stream: IO[bytes], member: zipfile.ZipInfo, name: str) -> int:
-    """Return the position in the outer file at which a stored member begins: after its own header there."""
-    stream.seek(member.header_offset)
-    header = stream.read(_LOCAL_HEADER.size)
-    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-        raise DataError(f"{name}: does not lie where the archive says; delete the archive and fetch it again")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 
 
 class _Window(io.RawIOBase):

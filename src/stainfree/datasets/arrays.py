@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Batch, Dataset, Drops
-from stainfree.datasets.montage import integrate
+from stainfree.datasets import Batch, Dataset, Drops, integrate
 from stainfree.datasets.pictures import LARGEST_SIDE
 from stainfree.errors import ConfigError, DataError
 from stainfree.sources import array_pairs

@@ -38,6 +38,12 @@ class DownloadError(StainfreeError):
     """A file could not be had."""
 
 
+class UnreachableError(DownloadError):
+    """A server does not answer, or not to the end; later it may."""
+
+    lasting = False
+
+
 class _TryAgainError(Exception):
     """Something went wrong that may mend itself."""
 
@@ -196,7 +202,7 @@ class _Transfer:
                 failures = 1 if after > before else failures + 1
                 if failures > self.retries.times:
                     reason = str(error) if isinstance(error, _TryAgainError) else type(error).__name__
-                    raise DownloadError(f"{url}: cannot be reached or completed ({reason}); {hint}") from error
+                    raise UnreachableError(f"{url}: cannot be reached or completed ({reason}); {hint}") from error
                 delay = self.retries.delay(failures)
                 logger.warning("%s: %s; trying again in %.0f s", url, type(error).__name__, delay)
                 if self.stop.wait(delay):

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from stainfree.cells import CHUNK_CELLS, FORMAT_VERSION
+from stainfree.cells import CHUNK_CELLS, FORMAT_VERSION, decoded
 from stainfree.datasets import Batch, Dataset, Drops
 from stainfree.datasets.pictures import LARGEST_SIDE
 from stainfree.errors import DataError, StainfreeError
@@ -52,7 +52,7 @@ def described(dataset: Dataset, raw: Path) -> Dataset:
     """
     with _opened(raw) as file:
         told: dict[str, Any] = {
-            key: str(file.attrs[key]) for key in _TEXTS if key in file.attrs and not getattr(dataset, key)
+            key: decoded(file.attrs[key]) for key in _TEXTS if key in file.attrs and not getattr(dataset, key)
         }
         if dataset.pixel_size_um is None and "pixel_size_um" in file.attrs:
             told["pixel_size_um"] = float(file.attrs["pixel_size_um"])
@@ -148,7 +148,7 @@ def _images(file: h5py.File, path: Path) -> h5py.Dataset:
 
 def _positions(file: h5py.File, dataset: Dataset, path: Path) -> list[int]:
     """Return where the channels of the description stand in the file."""
-    channels = [name.decode() if isinstance(name, bytes) else str(name) for name in file.attrs.get("channels", ())]
+    channels = [decoded(name) for name in file.attrs.get("channels", ())]
     if len(channels) != file["images"].shape[1]:
         raise DataError(
             f"{path}: its attribute channels names {len(channels)} for {file['images'].shape[1]} channels of /images; "

@@ -1,8 +1,10 @@
 """Read montages: pictures that hold many cells in a grid, one file per channel.
 
-Tile i of every channel is the same cell. Grid positions that hold no cell are filled with a padding tile. In the
-Jurkat montages it is one row of pixels of a cell drawn out over the whole tile, so that it is neither black nor like
-any cell; cells of small classes stand in the first columns of the grid with padding between them. Two rules find it:
+Tile i of every channel is the same cell. A user's own montages are the files below ``path`` that fit ``layout``.
+
+Grid positions that hold no cell are filled with a padding tile. In the Jurkat montages it is one row of pixels of a
+cell drawn out over the whole tile, so that it is neither black nor like any cell; cells of small classes stand in the
+first columns of the grid with padding between them. Two rules find it:
 
 1. A tile in which every channel is constant along y, or every channel along x, is padding: a blank or drawn-out tile
    holds no picture, while noise makes every row of a camera's image differ. It needs no repeats, so a single padding
@@ -17,7 +19,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +27,24 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from stainfree.datasets import Batch, Dataset, Drops
+from stainfree.datasets import Batch, Dataset, Drops, integrate
 from stainfree.errors import ConfigError, DataError
+from stainfree.sources import source_files
 
 logger = logging.getLogger(__name__)
 
 _FEWEST_REPEATS = 3
-# Pixels from the edge of a tile that are taken for background.
-_BORDER = 2
 _FIELDS = ("source", "folder", "channel", "montage")
 
 
 def read(dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Batch]:
-    """Yield the cells of each montage, in the order in which the description lists its files.
+    """Yield the cells of each montage: in the order in which the description lists its files, or that of their names.
 
     Options of the data set: ``tile`` (height and width in pixels), ``layout`` (where source, folder, channel and
-    montage stand in a path, such as ``{source}/{folder}/{channel}_{montage}.tif``), ``stages`` (folder -> stage) and,
-    for DNA content, ``dna_channel``.
+    montage stand in a path, such as ``{source}/{folder}/{channel}_{montage}.tif``; source and montage may be absent,
+    and so may the channel where there is one only), ``stages`` (folder -> stage; not needed where folders are called
+    like stages) and, for DNA content, ``dna_channel``. The id of a cell is ``{source}/{folder}/{montage}:{position}``,
+    positions counted from 0, row by row.
 
     Raises
     ------
@@ -50,33 +53,47 @@ def read(dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Ba
     DataError
         If a channel is missing, or a file is no montage of whole tiles like those of the other channels.
     """
-    height, width = (int(side) for side in dataset.option("tile"))
-    stages = dataset.option("stages")
+    height, width = _tile(dataset)
+    drops = Drops() if drops is None else drops
+    own = dataset.path is not None
     dna_channel = dataset.options.get("dna_channel")
     if dna_channel is not None and dna_channel not in dataset.channels:
         raise ConfigError(f"data set {dataset.name}: dna_channel {dna_channel} is none of its channels; correct it")
-    for (source, folder, montage), paths in _montages(dataset).items():
-        name = f"{source}/{folder}/{montage}"
-        if folder not in stages:
-            raise ConfigError(f"data set {dataset.name}: folder {folder} has no stage; add it to `stages`")
+    montages = _montages(dataset, raw, drops)
+    stages = {folder: dataset.stage_of(folder) for _, folder, _ in montages}
+    # A folder left empty by mistake would go unseen otherwise.
+    if own and (absent := [str(folder) for folder in dataset.options.get("stages") or () if str(folder) not in stages]):
+        raise DataError(f"data set {dataset.name}: {absent[0]} of `stages` has no montage; add one, or take it out")
+    for (source, folder, montage), paths in montages.items():
+        name = "/".join(part for part in (source, folder, montage) if part)
         missing = [key for key in dataset.channel_keys.values() if key not in paths]
         if missing:
-            raise DataError(f"montage {name}: has no file of channel {', '.join(missing)}; add it to `files`")
+            raise DataError(f"montage {name}: has no file of channel {', '.join(missing)}; add it")
         files = [raw / paths[key] for key in dataset.channel_keys.values()]
-        grid = np.stack(_same_shape([_picture(path) for path in files], files))
-        tiles = cut(grid, (height, width), name=str(files[0]))
-        cells = np.flatnonzero(~is_padding(tiles))
-        if drops is not None:
-            drops.padding[name] = len(tiles) - len(cells)
-        logger.debug("%s: %d cells on %d positions", name, len(cells), len(tiles))
-        images = tiles[cells]
+        images, cells, n_tiles = _cells(files, (height, width), own=own)
+        drops.padding[name] = n_tiles - len(cells)
+        logger.debug("%s: %d cells on %d positions", name, len(cells), n_tiles)
         yield Batch(
             images=images,
             stage=[stages[folder]] * len(cells),
             cell_id=[f"{name}:{index}" for index in cells],
-            source=[source] * len(cells),
+            source=[source or dataset.name] * len(cells),
             dna_content=None if dna_channel is None else integrate(images[:, dataset.channels.index(dna_channel)]),
         )
+
+
+def _cells(
+    files: Sequence[Path], tile: tuple[int, int], *, own: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], int]:
+    """Return the cells (cell, channel, y, x) of a montage, their positions on it, and its number of positions.
+
+    A function of its own, so that the whole montage is gone before the next one is read.
+    """
+    grid = np.stack(_same_shape([_picture(path, own=own) for path in files], files))
+    tiles = cut(grid, tile, name=str(files[0]))
+    del grid
+    cells = np.flatnonzero(~is_padding(tiles))
+    return tiles[cells], cells, len(tiles)
 
 
 def cut(grid: npt.NDArray[Any], tile: tuple[int, int], *, name: str = "montage") -> npt.NDArray[Any]:
@@ -122,40 +139,45 @@ def is_padding(tiles: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.array([repeats >= _FEWEST_REPEATS and other == content for other in contents], dtype=bool)
 
 
-def integrate(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Sum the counts of each image (cell, y, x) above its background, the median of the outermost two pixels."""
-    pixels = images.astype(np.float64)
-    border = np.ones(images.shape[1:], dtype=bool)
-    border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    background = np.median(pixels[:, border], axis=1)
-    return np.asarray(pixels.sum(axis=(1, 2)) - background * border.size, dtype=np.float32)
+def _tile(dataset: Dataset) -> tuple[int, int]:
+    """Return height and width of a tile."""
+    given = dataset.option("tile")
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(type(n) is int and n > 0 for n in given):
+        raise ConfigError(f"data set {dataset.name}: tile is {given!r}; give [height, width] of a cell in pixels")
+    return given[0], given[1]
 
 
-def _montages(dataset: Dataset) -> dict[tuple[str, str, str], dict[str, str]]:
+def _montages(dataset: Dataset, raw: Path, drops: Drops) -> dict[tuple[str, str, str], dict[str, str]]:
     """Return (source, folder, montage) -> what the source calls the channel -> path."""
     layout = dataset.option("layout")
-    absent = [field for field in _FIELDS if f"{{{field}}}" not in layout]
-    if absent:
+    keys = list(dataset.channel_keys.values())
+    needed = ["folder", *(["channel"] if len(keys) > 1 else [])]
+    if absent := [field for field in needed if f"{{{field}}}" not in layout]:
         raise ConfigError(f"data set {dataset.name}: layout {layout!r} lacks {{{absent[0]}}}; add it")
     pattern = re.escape(layout)
     for field in _FIELDS:
-        pattern = pattern.replace(re.escape(f"{{{field}}}"), f"(?P<{field}>[^/]+)", 1)
+        # A key may hold what parts the fields of a name, as BF_1 does.
+        inner = "|".join([*map(re.escape, keys), "[^/]+"]) if field == "channel" else "[^/]+"
+        pattern = pattern.replace(re.escape(f"{{{field}}}"), f"(?P<{field}>{inner})", 1)
+    listed = [file.path for file in dataset.files]
     montages: dict[tuple[str, str, str], dict[str, str]] = {}
-    for file in dataset.files:
-        match = re.fullmatch(pattern, file.path)
+    for path in listed or [Path(file).relative_to(raw).as_posix() for file in source_files(dataset.description())]:
+        match = re.fullmatch(pattern, path)
+        if match is None and listed:
+            raise ConfigError(f"data set {dataset.name}: path {path} does not fit the layout {layout}; correct one")
         if match is None:
-            raise ConfigError(
-                f"data set {dataset.name}: path {file.path} does not fit the layout {layout}; correct one"
-            )
-        key = (match["source"], match["folder"], match["montage"])
-        montages.setdefault(key, {})[match["channel"]] = file.path
+            drops.skip(path)
+            continue
+        fields = match.groupdict("")
+        key = (fields.get("source", ""), fields["folder"], fields.get("montage", ""))
+        montages.setdefault(key, {})[fields.get("channel", keys[0])] = path
     return montages
 
 
-def _picture(path: Path) -> npt.NDArray[Any]:
-    """Read the single picture (y, x) of a TIFF."""
+def _picture(path: Path, *, own: bool) -> npt.NDArray[Any]:
+    """Read the single picture (y, x) of a TIFF, of a user's own or downloaded."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; run the download again")
+        raise DataError(f"{path}: no such file; {'put it back' if own else 'run the download again'}")
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
@@ -166,13 +188,14 @@ def _picture(path: Path) -> npt.NDArray[Any]:
             picture = np.asarray(tiff.asarray())
     # Whatever a broken file makes tifffile and its decoders stumble over.
     except Exception as error:
-        raise DataError(f"{path}: not a readable TIFF ({error}); delete it and run the download again") from error
+        mend = "replace it by a sound TIFF" if own else "delete it and run the download again"
+        raise DataError(f"{path}: not a readable TIFF ({error}); {mend}") from error
     if picture.ndim != 2:
         raise DataError(f"{path}: has shape {picture.shape}, not (height, width); a montage is one grey picture")
     return picture
 
 
-def _same_shape(pictures: list[npt.NDArray[Any]], paths: list[Path]) -> list[npt.NDArray[Any]]:
+def _same_shape(pictures: list[npt.NDArray[Any]], paths: Sequence[Path]) -> list[npt.NDArray[Any]]:
     """Return the pictures of all channels; refuse those that differ in size or dtype, whose tiles would not match."""
     first = pictures[0]
     for picture, path in zip(pictures, paths, strict=True):

@@ -19,8 +19,7 @@ import tifffile
 from PIL import Image
 
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Batch, Dataset, Drops
-from stainfree.datasets.montage import integrate
+from stainfree.datasets import Batch, Dataset, Drops, integrate
 from stainfree.errors import ConfigError, DataError
 
 LARGEST_FILE = 1 << 26
@@ -167,6 +166,25 @@ def _refuse_large(height: int, width: int) -> None:
         raise ValueError(f"{height} x {width} pixels, where {LARGEST_SIDE} a side is the most for one cell")
 
 
+def image_size(dataset: Dataset) -> tuple[int, int] | None:
+    """Return the option ``image_size`` of a data set: height and width in pixels; None where it has none.
+
+    Raises
+    ------
+    ConfigError
+        If it is no pair of positive whole numbers.
+    """
+    given = dataset.options.get("image_size")
+    if given is None:
+        return None
+    sides = given if isinstance(given, list | tuple) else []
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+        raise ConfigError(
+            f"data set {dataset.name}: image_size is {given!r}; give [height, width] in pixels, {LARGEST_SIDE} at most"
+        )
+    return sides[0], sides[1]
+
+
 class Frame:
     """Sees that all cells of a data set have one size and one depth: those of the first, or the ``image_size`` given.
 
@@ -189,16 +207,7 @@ class Frame:
         self._drops = drops
         self._first = ""
         self._dtype: np.dtype[Any] | None = None
-        given = dataset.options.get("image_size")
-        sides = given if isinstance(given, list | tuple) else []
-        if given is not None and (
-            len(sides) != 2 or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides)
-        ):
-            raise ConfigError(
-                f"data set {dataset.name}: image_size is {given!r}; give [height, width] in pixels, {LARGEST_SIDE} at "
-                "most"
-            )
-        self._wanted = None if given is None else (sides[0], sides[1])
+        self._wanted = image_size(dataset)
         self._shape = self._wanted
 
     def __call__(self, image: npt.NDArray[Any], *, name: str) -> npt.NDArray[Any]:
