@@ -3,6 +3,7 @@
 snakemake                 the experiments that config.yaml builds, and results/index.html
 snakemake espinosa        one experiment
 snakemake --config dataset=jurkat_montage        on real cells
+snakemake realism         how far simulated cells are from real ones
 """
 
 from snakemake.utils import min_version
@@ -24,6 +25,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/explain.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/realism.smk"
 
 
 # Quick, and only the run that was asked knows for which reports the front page waits.

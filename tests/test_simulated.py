@@ -19,7 +19,6 @@ from stainfree.datasets.simulated import (
     PUBLISHED_COUNTS,
     RAREST,
     SMALLEST,
-    STAINING_CV,
     read,
     simulate,
     stage_counts,
@@ -155,13 +154,17 @@ class TestChannels:
         assert dna_content["S"].max() > 3.8
         assert dna_content["S"].mean() == pytest.approx(3.0, abs=0.25)
 
-    def test_integrated_pi_is_proportional_to_dna_content(self, drawn: Any) -> None:
+    def test_integrated_pi_is_that_of_the_real_stage(self, drawn: Any) -> None:
+        """Medians in thousand counts, measured on Experiment_1 of the montages."""
+        real = {"G1": 139, "S": 183, "G2": 251, "Prophase": 305, "Metaphase": 318, "Anaphase": 303, "Telophase": 283}
+        for stage, (images, _) in drawn.items():
+            assert np.median(integrated_pi(images)) / 1000 == pytest.approx(real[stage], rel=0.08), stage
+
+    def test_integrated_pi_parts_the_stages_of_interphase_as_gates_do_and_rises_through_s(self, drawn: Any) -> None:
         pi = {stage: integrated_pi(images) for stage, (images, _) in drawn.items()}
-        assert np.median(pi["G2"]) / np.median(pi["G1"]) == pytest.approx(2.0, abs=0.1)
-        images = np.concatenate([images for images, _ in drawn.values()])
-        dna_content = np.concatenate([dna for _, dna in drawn.values()])
-        per_genome = integrated_pi(images) / dna_content
-        assert per_genome.std() / per_genome.mean() == pytest.approx(STAINING_CV, abs=0.015)
+        for before, after in (("G1", "S"), ("S", "G2")):
+            assert np.percentile(pi[before], 90) < np.percentile(pi[after], 10)
+        assert np.corrcoef(pi["S"], drawn["S"][1])[0, 1] > 0.8
 
     def test_the_metaphase_plate_is_elongated(self, drawn: Any) -> None:
         ratios = {}
@@ -188,10 +191,22 @@ class TestChannels:
         ring = [bf[33 + round(12 * np.sin(a)), 33 + round(12 * np.cos(a))] for a in np.linspace(0, 2 * np.pi, 36)]
         assert np.mean(ring) < 677 - 30
 
-    def test_df_is_dark_in_the_cell_with_bright_speckle(self, drawn: Any) -> None:
-        df = drawn["G2"][0][:, 2, 24:42, 24:42].astype(float).reshape(PER_STAGE, -1)
-        assert np.median(df) < 27
-        assert np.median(df.max(axis=1)) > 80
+    def test_df_is_black_in_the_cell_with_bright_speckle_towards_the_laser(self, drawn: Any) -> None:
+        df = drawn["G2"][0][:, 2].astype(float)
+        inside = df[:, 26:40, 26:40].reshape(PER_STAGE, -1)
+        assert np.median(inside) < 5
+        assert np.median(df.max(axis=(1, 2))) > 80
+        bright = np.clip(df - 40, 0, None).sum(axis=(0, 1))
+        assert bright[:33].sum() > 2 * bright[33:].sum()
+
+    def test_speckle_lies_where_bf_is_granular(self, drawn: Any) -> None:
+        images = np.concatenate([drawn[stage][0] for stage in ("G1", "S", "G2")])[..., 27:39, 27:39].astype(float)
+        grains = np.abs(images[:, 0] - ndimage.uniform_filter(images[:, 0], (0, 3, 3)))
+        maps = [
+            ndimage.gaussian_filter(field, (0, 1.5, 1.5)).reshape(len(images), -1) for field in (grains, images[:, 2])
+        ]
+        together = [np.corrcoef(a, b)[0, 1] for a, b in zip(*maps, strict=True)]
+        assert np.nanmedian(together) > 0.1
 
 
 class TestRead:
