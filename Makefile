@@ -9,15 +9,24 @@ UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 # Machines that forbid bytecode would compile every package again in every job.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test lint format lock setup clean
+.PHONY: run test test-cluster test-environments lint format lock setup clean
 
 run: setup
 	@$(BIN)/python -m stainfree.restart
 	@$(BIN)/snakemake
 	@echo "Done. Open results/index.html in a browser: it leads to the report, its figures and its tables."
 
+# Two files of tests at a time: most tests wait for a process of their own, and most of those use one core.
 test: setup lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Starts a real Slurm on this machine and runs the workflow through it; says which packages are missing.
+test-cluster: setup
+	@$(BIN)/python -m pytest -m cluster
+
+# Builds the environment of every step from the package index (7 GB of links into uv's cache) and runs each step in its own.
+test-environments: setup
+	@$(BIN)/python -m pytest -m environments tests/test_built_environments.py
 
 lint: setup
 	@$(BIN)/ruff check .
@@ -43,9 +52,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	@touch $(READY)
 
-# After a change of pyproject.toml: resolve anew, for all systems and Python versions at once.
+# After a change of pyproject.toml: resolve anew, for all systems and Python versions at once; then pin the steps' environments.
 lock:
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	@$(BIN)/python envs/pin.py
 
 clean:
 	rm -rf data results work logs .snakemake
