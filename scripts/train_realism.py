@@ -6,7 +6,7 @@ from _step import Step
 
 step = Step(snakemake)  # opens the log before anything heavy is imported
 
-from stainfree import realism, training
+from stainfree import deadline, realism, training
 
 with step:
     training.train(
@@ -15,4 +15,5 @@ with step:
         Path(step.output.folder),
         plan=training.plan_from(realism.plan(step.wildcards.task, step.params.training)),
         work="work/checkpoints",
+        deadline=deadline.Deadline(deadline.of_job()),
     )
