@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 
 import pin
 import pytest
@@ -94,3 +95,9 @@ def test_the_lock_names_no_index() -> None:
 def test_scripts_are_glue() -> None:
     for path in (ROOT / "scripts").glob("[a-z]*.py"):
         assert len(path.read_text().splitlines()) <= 45, path.name
+
+
+def test_no_script_has_the_name_of_a_package() -> None:
+    # Steps find their folder first: torch once imported our `tabulate` for the package of that name.
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert not scripts & {*packages_distributions(), *sys.stdlib_module_names}

@@ -36,7 +36,7 @@ NOTHING: Jobs = frozenset()
 INDEX: Jobs = frozenset({"index"})
 REPORT = INDEX | {"report"}
 CLAIMS = REPORT | {"check_claims"}
-TABLES = REPORT | {"tabulate"}
+TABLES = REPORT | {"make_tables"}
 SALIENCY = CLAIMS | SALIENCY_FIGURES | {"saliency"}
 EMBEDDING = REPORT | {"embedding cnn3", "plot_embedding"}
 SCORES = TABLES | SALIENCY | EMBEDDING | CONFUSION_FIGURES | {"evaluate", "plot_curves"}
@@ -69,7 +69,7 @@ SCRIPTS = {
     "train_part": trained(),
     "join_parts": trained(),
     "evaluate": SCORES,
-    "tabulate": TABLES,
+    "make_tables": TABLES,
     "check_claims": CLAIMS,
     "saliency": SALIENCY,
     "embedding": EMBEDDING,

@@ -46,7 +46,7 @@ rule convert:
         description=lambda wildcards: SETTINGS.datasets[wildcards.dataset],
         raw="data/raw/{dataset}",
         fingerprint=get_fingerprint,
-        code=lambda wildcards: get_code("convert", "data", get_kind(wildcards)),
+        code=lambda wildcards: get_digest("convert", "data", get_kind(wildcards)),
     message:
         "Convert {wildcards.dataset} to HDF5"
     script:

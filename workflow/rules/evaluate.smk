@@ -31,7 +31,7 @@ rule evaluate:
         "../../scripts/evaluate.py"
 
 
-rule tabulate:
+rule make_tables:
     input:
         metrics="results/{dataset}/{experiment}/metrics.csv",
         chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
@@ -68,9 +68,9 @@ rule tabulate:
             labels={"table": "all scores on test cells"},
         ),
     log:
-        "logs/tabulate/{dataset}/{experiment}.log",
+        "logs/make_tables/{dataset}/{experiment}.log",
     benchmark:
-        "logs/tabulate/{dataset}/{experiment}.benchmark.tsv"
+        "logs/make_tables/{dataset}/{experiment}.benchmark.tsv"
     conda:
         "../../envs/evaluate.yaml"
     threads: 1
@@ -82,11 +82,11 @@ rule tabulate:
         pairs=lambda wildcards: get_main_pairs(get_experiment(wildcards)),
         split_variants=get_split_variants,
         classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
-        code=get_code("tabulate", "evaluate"),
+        code=get_code("make_tables", "evaluate"),
     message:
         "Lay out the tables of {wildcards.experiment} on {wildcards.dataset}"
     script:
-        "../../scripts/tabulate.py"
+        "../../scripts/make_tables.py"
 
 
 rule check_claims:

@@ -29,7 +29,7 @@ rule saliency:
             "classes": get_experiment(wildcards).explain["classes"],
             "seed": SETTINGS.seed,
         },
-        code=lambda wildcards: get_code(
+        code=lambda wildcards: get_digest(
             "saliency", "explain", *get_families(get_experiment(wildcards))
         ),
     message:

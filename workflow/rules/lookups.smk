@@ -12,8 +12,13 @@ def get_experiment(wildcards):
     return SETTINGS.experiments[wildcards.experiment]
 
 
-@cache
 def get_code(step, environment, *plugins):
+    """A parameter: `get_digest`, asked only for jobs that are planned, since each job on a cluster reads all rules."""
+    return lambda wildcards: get_digest(step, environment, *plugins)
+
+
+@cache
+def get_digest(step, environment, *plugins):
     """Digest of the code and the package versions behind a step (see stainfree.staleness); jobs by the hundred ask."""
     return staleness.code_digest(
         ROOT / "scripts" / f"{step}.py",
@@ -174,7 +179,7 @@ def get_parts(wildcards):
 def get_training_code(wildcards):
     """Digest of the training's code: the loop, this model's family and this loss, no other."""
     entry = get_experiment(wildcards).model(wildcards.model)
-    return get_code(
+    return get_digest(
         "train",
         "train",
         # One digest for a training, in one job or in several: its results and checkpoints are the same.

@@ -63,12 +63,12 @@ rule train_realism:
         runtime=get_runtime(60),
         attempt=get_attempt,
     params:
-        training={
+        training=lambda wildcards: {
             "model": dataclasses.asdict(models.entry("small_cnn")),
             "loss": "inv_weighted",
             "threads": SETTINGS.threads,
             "device": SETTINGS.device,
-            "code": get_code(
+            "code": get_digest(
                 "train_realism",
                 "train",
                 models.family_path("small_cnn"),
