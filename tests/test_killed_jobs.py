@@ -170,9 +170,12 @@ def over_its_memory(cluster: Cluster) -> None:
 def without_its_slurmd(cluster: Cluster) -> None:
     """The job's processes outlive the daemon; Slurm gives the node up and puts the job back into its queue."""
     cluster.start()
-    cluster.training()
+    training = cluster.training()
+    training.suspend()  # or it could be done before Slurm notices
     os.kill(cluster.slurm.pid("gpu1"), signal.SIGKILL)
     cluster.wait(lambda: cluster.jobs()[0]["Restarts"] == "1", "Slurm to give the node up")
+    assert training.is_running()
+    training.resume()
     cluster.slurm.start_daemon("gpu1")
     cluster.finish()
     assert cluster.states() == ["COMPLETED"]
@@ -232,6 +235,8 @@ def interrupted(cluster: Cluster) -> None:
     assert cluster.run is not None
     cluster.run.send_signal(signal.SIGINT)
     assert cluster.run.wait(timeout=LONGEST_WAIT) != 0
+    while cluster.states() == ["COMPLETING"]:
+        time.sleep(0.1)
     assert cluster.states() == ["CANCELLED"]
     cluster.start()
     cluster.finish()
