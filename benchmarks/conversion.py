@@ -10,17 +10,12 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import logging
 import math
-import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from _process import alone, peak_mib
 from PIL import Image
 
 from stainfree import files, provenance
@@ -171,19 +167,6 @@ def measure_duplicates(n: int) -> Cost:
         cpu_seconds += time.process_time() - cpu_began
         seen += len(images)
     return Cost(0.0, seconds, cpu_seconds, peak_mib(), base, kept)
-
-
-def peak_mib() -> float:
-    """Return the peak of this process's resident memory until now, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a fresh process."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=fresh, initializer=logging.disable) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def measure(kind: str, n: int) -> Cost:

@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+
+from _process import alone, peak_mib
 
 from stainfree import provenance
 from stainfree.cytometer.cif import iterate_events, read_info
@@ -129,19 +126,6 @@ def measure_bioformats(python: str, path: Path, channels: str) -> Cost:
     run = subprocess.run([python, "-c", BIOFORMATS, str(path), channels], stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(run.stdout.splitlines()[-1])
     return Cost(told["n_events"], told["seconds"], told["cpu_seconds"], told["peak_mib"])
-
-
-def peak_mib() -> float:
-    """Return the peak of this process's resident memory until now, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a fresh process."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=fresh, initializer=logging.disable) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def tell(what: str, cost: Cost) -> None:

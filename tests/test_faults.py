@@ -207,18 +207,24 @@ class TestUnwritable:
         assert str(files.explain(RuntimeError(text))).startswith("data/c.h5: no space is left on the disk")
 
 
+def in_mid_conversion(project: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a snakemake that converts; return it, and the file that its script has begun to write."""
+    with (project / "first.log").open("wb") as log:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", CELLS], cwd=project, stdout=log, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + 120
+    while not (parts := list((project / "data").glob(".simulated.*.part.h5"))):
+        assert run.poll() is None, (project / "first.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return run, parts[0]
+
+
 class TestConversion:
     def test_a_killed_conversion_leaves_no_half_file_and_is_made_again(self, project: Path) -> None:
         configure(project, n_cells=6000)
-        with (project / "first.log").open("wb") as log:
-            run = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", CELLS], cwd=project, stdout=log, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + 120
-        while not list((project / "data").glob(".simulated.*.part.h5")):
-            assert run.poll() is None, (project / "first.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        run, _ = in_mid_conversion(project)
         family = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
         for process in family:
             process.send_signal(signal.SIGKILL)
@@ -430,16 +436,8 @@ class TestDownloads:
 class TestOrphans:
     def test_a_step_that_outlived_its_snakemake_cannot_replace_what_a_newer_run_made(self, project: Path) -> None:
         configure(project, n_cells=1500)
-        with (project / "first.log").open("wb") as log:
-            run = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", CELLS], cwd=project, stdout=log, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + 120
-        while not (parts := list((project / "data").glob(".simulated.*.part.h5"))):
-            assert run.poll() is None, (project / "first.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        orphan = psutil.Process(int(re.findall(r"-(\d+)\.part", parts[0].name)[0]))
+        run, part = in_mid_conversion(project)
+        orphan = psutil.Process(int(re.findall(r"-(\d+)\.part", part.name)[0]))
         orphan.suspend()
         for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
             if process != orphan:
