@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
 from stainfree import models, provenance
-from stainfree.augment import Normalisation, augmented_batch
+from stainfree.augment import Augmentation, Normalisation, augmented_batch
 from stainfree.datasets import simulated
 
 BATCHES_PER_EPOCH = 5
@@ -90,7 +90,13 @@ def deliver_ours(images: Tensor, classes: Tensor, *, batch: int, steps: int) -> 
         for _ in range(steps):
             chosen = torch.randperm(len(images), generator=generator)[:batch]
             x, rows = augmented_batch(
-                images, chosen, crop=CROP, flip=True, normalisation=normalisation, generator=generator, memory=memory
+                images,
+                chosen,
+                crop=CROP,
+                augmentation=Augmentation(flip=True),
+                normalisation=normalisation,
+                generator=generator,
+                memory=memory,
             )
             yield x, classes[rows]
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from stainfree import cells, files
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, Drops, archive, convert, integrate, montage, pictures, zips
+from stainfree.datasets import Dataset, Drops, archive, convert, montage, pictures, zips
 from stainfree.errors import ConfigError, DataError
+from stainfree.stain import integrate
 
 DATASETS = yaml.safe_load((Path(__file__).parents[1] / "workflow" / "datasets.yaml").read_text(encoding="utf-8"))
 KEYS = {"BF": "Ch3", "PI": "Ch4", "DF": "Ch6"}

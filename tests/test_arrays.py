@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from stainfree import cells
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, arrays, convert, integrate
+from stainfree.datasets import Dataset, arrays, convert
 from stainfree.errors import ConfigError, DataError
+from stainfree.stain import integrate
 
 PAIRS = {
     "train": {"images": "x_train.npy", "labels": "y_train.npy"},

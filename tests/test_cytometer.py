@@ -12,9 +12,10 @@ from cytometer_files import store, write_cif, write_daf
 
 from stainfree import cells, files
 from stainfree.cytometer.cif import iterate_events
-from stainfree.datasets import Dataset, convert, cytometer, integrate
+from stainfree.datasets import Dataset, convert, cytometer
 from stainfree.errors import ConfigError, DataError, StainfreeError
 from stainfree.sources import source_files
+from stainfree.stain import integrate
 
 N_CELLS = 12
 GATES = (

@@ -21,8 +21,9 @@ from PIL import Image
 
 from stainfree import cells
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Dataset, Drops, convert, folder, integrate, pictures
+from stainfree.datasets import Dataset, Drops, convert, folder, pictures
 from stainfree.errors import ConfigError, DataError
+from stainfree.stain import integrate
 
 SIDE = (18, 22)
 KEYS = {"BF": "Ch3", "PI": "Ch4"}

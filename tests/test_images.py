@@ -39,7 +39,9 @@ def test_what_cannot_be_fitted_is_refused_with_the_way_that_can(side: int, way: 
         images.fit(counts(side), size=66, way=way)
 
 
-@pytest.mark.parametrize(("side", "way"), [(40, "pad"), (66, "pad"), (80, "crop"), (33, "resize")])
+@pytest.mark.parametrize(
+    ("side", "way"), [(40, "pad"), (66, "pad"), (80, "crop"), (33, "resize"), (40, "centre"), (81, "centre")]
+)
 def test_maps_land_on_the_pixels_they_were_made_from(side: int, way: str) -> None:
     """A map that marks one bright pixel of the network's input marks the same pixel of the source."""
     source = np.zeros((1, 1, side, side), dtype=np.float32)

@@ -20,7 +20,7 @@ import yaml
 from conftest import ROOT, snakemake
 from test_training import FIVE, plan_of
 
-from stainfree import checkpoints, files, restart, splits, training
+from stainfree import checkpoints, files, loop, restart, splits, training
 from stainfree.schemes import STAGES
 
 METRICS = "results/simulated/espinosa/metrics.csv"
@@ -184,9 +184,9 @@ class TestOwnership:
             path.write_text(json.dumps(files.read_json(path) | {"token": "other", "process": 7}))
             return augmented_batch(*told, **more)
 
-        augmented_batch = training.augmented_batch
-        monkeypatch.setattr(training, "augmented_batch", taken_over_meanwhile)
-        monkeypatch.setattr(training, "_SECONDS_BETWEEN_LINES", 0.0)
+        augmented_batch = loop.augmented_batch
+        monkeypatch.setattr(loop, "augmented_batch", taken_over_meanwhile)
+        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LINES", 0.0)
         cells, split = make_cells(dict.fromkeys(STAGES, 12)), tmp_path / "split.parquet"
         spec = {"kind": "holdout", "validation": 0.2, "test": 0.2}
         splits.make(cells, split, spec=spec, scheme=FIVE, sources=None, seed=0)

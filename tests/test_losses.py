@@ -10,7 +10,7 @@ import torch
 
 from stainfree import losses
 from stainfree.errors import ConfigError
-from stainfree.training import build_loss
+from stainfree.loop import build_loss
 
 COUNTS = np.array([100, 4, 1])
 

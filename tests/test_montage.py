@@ -11,8 +11,9 @@ import pytest
 import tifffile
 import yaml
 
-from stainfree.datasets import Dataset, Drops, integrate, montage
+from stainfree.datasets import Dataset, Drops, montage
 from stainfree.errors import ConfigError, DataError, StainfreeError
+from stainfree.stain import integrate
 
 DATASETS = Path(__file__).parents[1] / "workflow" / "datasets.yaml"
 TILE = (10, 12)

@@ -214,4 +214,4 @@ def test_the_readmes_own_experiment_is_one(own: tuple[Path, dict[str, Truth]]) -
 def test_images_too_large_for_padding_are_refused_with_the_mend(own: tuple[Path, dict[str, Truth]]) -> None:
     project, _ = own
     told = run(project, predictions_of("hdf5"), dataset="hdf5", check=False)
-    assert "images of 80 x 80 are larger than 66 x 66; set `fit: crop` or `fit: resize` in the experiment" in told
+    assert "images of 80 x 80 are larger than 66 x 66; set `fit: crop`, `centre` or `resize` in the experiment" in told

@@ -142,7 +142,7 @@ def test_an_experiment_of_ones_own_needs_no_study_and_no_figures_of_models(proje
     assert accuracy["n_cells"].tolist() == ["420"] * 3
     assert not (folder / "claims.csv").exists()
     assert sorted(path.name for path in folder.glob("figures/*.svg")) == [
-        "architecture.svg", "confusion_test.svg", "confusion_test_all.svg", "curves.svg", "examples.svg",
+        "architecture.svg", "confusion_test.svg", "curves.svg", "examples.svg",
     ]  # fmt: skip
     assert "small_fc" in (folder / "report.html").read_text()
     assert "mine" in (project / "results/index.html").read_text()
@@ -170,7 +170,7 @@ class TestMistakes:
         (project / "config.yaml").write_text(config.replace("n_cells: 420", "n_cells: 420\n    image_size: 50"))
         run = snakemake(project, check=False)
         assert run.returncode != 0
-        assert "images of 50 x 50 are smaller than 66 x 66; set `fit: pad` or `fit: resize`" in run.stdout
+        assert "images of 50 x 50 are smaller than 66 x 66; set `fit: pad`, `centre` or `resize`" in run.stdout
         assert "[train]" not in run.stdout
         again = snakemake(project, check=False)
         assert again.returncode != 0

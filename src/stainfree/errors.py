@@ -20,6 +20,10 @@ class DataError(StainfreeError):
     """A file does not hold what it should."""
 
 
+class DivergedError(StainfreeError):
+    """A training's loss is no number any more."""
+
+
 class OutOfTimeError(StainfreeError):
     """The job's time ends: what was done is saved, and a further attempt goes on from there."""
 

@@ -21,8 +21,8 @@ def fit(images: npt.NDArray[Any], *, size: int | None, way: str) -> npt.NDArray[
     size
         Side in pixels; None leaves the images as they are.
     way
-        ``pad`` repeats the edge pixels around the image, ``crop`` cuts the centre, ``resize`` interpolates (bilinear,
-        averaging where it shrinks).
+        ``pad`` repeats the edge pixels around the image, ``crop`` cuts the centre, ``centre`` does whichever is needed,
+        ``resize`` interpolates (bilinear, averaging where it shrinks).
 
     Returns
     -------
@@ -40,14 +40,12 @@ def fit(images: npt.NDArray[Any], *, size: int | None, way: str) -> npt.NDArray[
     reason = why_not((height, width), size, way)
     if reason:
         raise DataError(reason)
-    if way == "pad":
-        above, left = (size - height) // 2, (size - width) // 2
-        margins = ((0, 0), (0, 0), (above, size - height - above), (left, size - width - left))
-        return np.pad(images, margins, mode="edge")
-    if way == "crop":
-        above, left = (height - size) // 2, (width - size) // 2
-        return images[:, :, above : above + size, left : left + size]
-    return _resize(images, size)
+    if way == "resize":
+        return _resize(images, size)
+    above, left = max(0, height - size) // 2, max(0, width - size) // 2
+    images = images[:, :, above : above + size, left : left + size]
+    margins = [((size - side) // 2, size - side - (size - side) // 2) for side in images.shape[2:]]
+    return np.pad(images, ((0, 0), (0, 0), *margins), mode="edge") if any(map(any, margins)) else images
 
 
 def _resize(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
@@ -89,10 +87,10 @@ def unfit(maps: npt.NDArray[Any], *, shape: tuple[int, int], size: int | None, c
         rows = np.minimum((np.arange(shape[0]) + 0.5) * full[0] // shape[0], full[0] - 1).astype(int)
         columns = np.minimum((np.arange(shape[1]) + 0.5) * full[1] // shape[1], full[1] - 1).astype(int)
         return frame[:, rows][:, :, columns]
-    if way == "pad":
-        above, left = (full[0] - shape[0]) // 2, (full[1] - shape[1]) // 2
-        return frame[:, above : above + shape[0], left : left + shape[1]]
+    # What was padded is cut off, and what was cut off was not seen.
+    above, left = (max(0, side - own) // 2 for side, own in zip(full, shape, strict=True))
+    frame = frame[:, above : above + shape[0], left : left + shape[1]]
     out = np.full((len(maps), *shape), np.nan, dtype=np.float32)
-    above, left = (shape[0] - full[0]) // 2, (shape[1] - full[1]) // 2
-    out[:, above : above + full[0], left : left + full[1]] = frame
+    above, left = (max(0, own - side) // 2 for side, own in zip(full, shape, strict=True))
+    out[:, above : above + frame.shape[1], left : left + frame.shape[2]] = frame
     return out

@@ -76,7 +76,7 @@ def plan(task: str, training: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Plain values (see `stainfree.training.plan_from`).
+        Plain values (see `stainfree.plans.plan_from`).
     """
     about = TASKS[task]
     return {

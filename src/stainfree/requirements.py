@@ -16,10 +16,28 @@ def why_not(shape: tuple[int, int], size: int | None, way: str) -> str:
     if size is None:
         return ""
     if way == "pad" and max(shape) > size:
-        return f"images of {shape[0]} x {shape[1]} are larger than {size} x {size}; set `fit: crop` or `fit: resize`"
+        return (
+            f"images of {shape[0]} x {shape[1]} are larger than {size} x {size}; set `fit: crop`, `centre` or `resize`"
+        )
     if way == "crop" and min(shape) < size:
-        return f"images of {shape[0]} x {shape[1]} are smaller than {size} x {size}; set `fit: pad` or `fit: resize`"
+        return (
+            f"images of {shape[0]} x {shape[1]} are smaller than {size} x {size}; set `fit: pad`, `centre` or `resize`"
+        )
     return ""
+
+
+def too_small(shape: tuple[int, int], size: int | None, crop: int | None, smallest: int) -> str:
+    """Return why a model that needs images of `smallest` pixels cannot do with those of `shape` brought to `size`.
+
+    An empty text where it can. `crop` is the side of what the model is shown of them; None for all.
+    """
+    what, key, side = "images", "image_size", min(shape) if size is None else size
+    if crop is not None:
+        what, key, side = "crops", "crop", crop
+    if side >= smallest:
+        return ""
+    needed = f"the {smallest} x {smallest} that it needs"
+    return f"{what} of {side} x {side} are smaller than {needed}; set `{key}` of the model to {smallest} or more"
 
 
 def check(
@@ -29,6 +47,8 @@ def check(
     dataset: str,
     channels: Sequence[str],
     sizes: Mapping[str, int | None],
+    crops: Mapping[str, int | None],
+    smallest: Mapping[str, int],
     fit: str,
 ) -> None:
     """Check that a data set has what the models of an experiment take.
@@ -45,8 +65,12 @@ def check(
         Channels that the models see.
     sizes
         Model -> side in pixels that its images are brought to; None for a model that takes any size.
+    crops
+        Model -> side in pixels of the crop that it is shown; None for one that is shown the whole image.
+    smallest
+        Model -> side in pixels of the smallest image that it can be shown.
     fit
-        How images are brought to that size: ``pad``, ``crop`` or ``resize``.
+        How images are brought to that size: ``pad``, ``crop``, ``centre`` or ``resize``.
 
     Raises
     ------
@@ -63,6 +87,7 @@ def check(
         reason = why_not(image_shape, size, fit)
         if size is None and image_shape[0] != image_shape[1]:
             height, width = image_shape
-            reason = f"images of {height} x {width} are not square; set `image_size` of its family, and `fit`"
+            reason = f"images of {height} x {width} are not square; set `image_size` of the model, and `fit`"
+        reason = reason or too_small(image_shape, size, crops[model], smallest[model])
         if reason:
             raise DataError(f"{dataset}: model {model} cannot take it: {reason} in the experiment")

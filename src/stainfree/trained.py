@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stainfree import files, images, models
-from stainfree.augment import Normalisation, centre_batch
+from stainfree.augment import Normalisation, centre_batch, views
 from stainfree.errors import DataError
-from stainfree.training import build_module
+from stainfree.networks import build_module
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Trained:
     normalisation: Normalisation
     fold: int
     seed: int
+    n_views: int = 1
+    """Views of a cell whose probabilities `predict` averages."""
 
     def prepare(self, counts: npt.NDArray[Any]) -> Tensor:
         """Map images (n, channel, y, x) of camera counts to what the module takes, as in evaluation."""
@@ -51,9 +53,13 @@ class Trained:
 
     def predict(self, counts: npt.NDArray[Any], *, batch: int = 512) -> npt.NDArray[np.float32]:
         """Return class probabilities (n, class) of images (n, channel, y, x) of camera counts."""
+        found = []
         with torch.inference_mode():
-            logits = [self.module(self.prepare(counts[k : k + batch])) for k in range(0, len(counts), batch)]
-            return torch.cat(logits).softmax(dim=1).numpy()
+            for first in range(0, len(counts), batch):
+                x = self.prepare(counts[first : first + batch])
+                seen = x if self.n_views == 1 else views(x).flatten(0, 1)
+                found.append(self.module(seen).softmax(dim=1).view(self.n_views, len(x), -1).mean(dim=0))
+        return torch.cat(found).numpy()
 
 
 def load(folder: str | os.PathLike[str], *, fold: int, seed: int, device: str = "cpu") -> Trained:
@@ -78,11 +84,15 @@ def load(folder: str | os.PathLike[str], *, fold: int, seed: int, device: str = 
     found = [part for part in told["parts"] if (part["fold"], part["seed"]) == (fold, seed)]
     if not found:
         raise DataError(f"{folder}/model.json: has no part of fold {fold} and seed {seed}")
+    if told["kind"] != "network":
+        raise DataError(f"{folder}: {told['model']} is no network; leave it out of what is explained")
     (part,) = found
     weights = folder / part["weights"]
     if not weights.is_file() or files.sha256(weights) != part["sha256"]:
         raise DataError(f"{weights}: is missing or not what model.json describes; train {told['model']} again")
-    entry = models.ModelEntry(told["model"], told["family"], told["params"], models.Recipe(**told["recipe"]))
+    recipe = models.recipe_from(told["recipe"])
+    entry = models.ModelEntry(told["model"], told["family"], told["params"], recipe, crop=told["crop"])
+    entry = models.with_settings(entry, part.get("tuned", {}))
     size = told["image_size"][0]
     module = build_module(
         entry,
@@ -103,4 +113,5 @@ def load(folder: str | os.PathLike[str], *, fold: int, seed: int, device: str = 
         normalisation=Normalisation(tuple(part["normalisation"]["mean"]), tuple(part["normalisation"]["std"])),
         fold=fold,
         seed=seed,
+        n_views=(entry.recipe or recipe).views,
     )

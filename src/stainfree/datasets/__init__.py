@@ -38,8 +38,6 @@ _VERSIONS_TOLD = ("numpy", "scipy", "h5py", "tifffile", "pillow")
 # So many files of a user's own are listed with a checksum each; of more, each folder has one.
 _FEW_FILES = 50
 _SECONDS_BETWEEN_LINES = 5.0
-# Pixels from the edge of an image that are taken for background.
-_BORDER = 2
 
 
 @dataclass(frozen=True)
@@ -212,15 +210,6 @@ class Drops:
         self.foreign += 1
         if len(self.foreign_examples) < 5:
             self.foreign_examples.append(name)
-
-
-def integrate(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Sum the counts of each image (cell, y, x) above its background, the median of the outermost two pixels."""
-    pixels = images.astype(np.float64)
-    border = np.ones(images.shape[1:], dtype=bool)
-    border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    background = np.median(pixels[:, border], axis=1)
-    return np.asarray(pixels.sum(axis=(1, 2)) - background * border.size, dtype=np.float32)
 
 
 class Reader(Protocol):

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Batch, Dataset, Drops, integrate
+from stainfree.datasets import Batch, Dataset, Drops
 from stainfree.datasets.pictures import LARGEST_SIDE
 from stainfree.errors import ConfigError, DataError
 from stainfree.sources import array_pairs
+from stainfree.stain import integrate
 
 
 def read(dataset: Dataset, raw: Path, drops: Drops | None = None) -> Iterator[Batch]:

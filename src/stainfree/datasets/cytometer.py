@@ -34,11 +34,12 @@ import numpy.typing as npt
 from stainfree.cytometer.cif import CifInfo, Event, iterate_events, read_info
 from stainfree.cytometer.daf import Daf, read_daf
 from stainfree.cytometer.frames import cut_out
-from stainfree.datasets import Batch, Dataset, Drops, integrate
+from stainfree.datasets import Batch, Dataset, Drops
 from stainfree.datasets.pictures import image_size
 from stainfree.errors import ConfigError, DataError
 from stainfree.schemes import STAGES
 from stainfree.sources import samples
+from stainfree.stain import integrate
 
 _IN_NONE = "in no population or row that `stages` names"
 _IN_SEVERAL = "in populations of different stages"

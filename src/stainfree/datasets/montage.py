@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from stainfree.datasets import Batch, Dataset, Drops, integrate
+from stainfree.datasets import Batch, Dataset, Drops
 from stainfree.errors import ConfigError, DataError
 from stainfree.sources import source_files
+from stainfree.stain import integrate
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ import tifffile
 from PIL import Image
 
 from stainfree.cells import CHUNK_CELLS
-from stainfree.datasets import Batch, Dataset, Drops, integrate
+from stainfree.datasets import Batch, Dataset, Drops
 from stainfree.errors import ConfigError, DataError
+from stainfree.stain import integrate
 
 LARGEST_FILE = 1 << 26
 """Bytes of the largest file that is taken for the picture of one cell."""

@@ -15,9 +15,10 @@ from stainfree.models._layers import ConvBlock, copies_of
 FAMILY = Family(
     image_size=66,
     crop=64,
+    smallest_side=64,
     embedding=True,
     parameters={"dropout": 0.25},
-    recipe=Recipe(learning_rate=1e-2, batches_per_epoch=5, epochs=10, patience=20, flip=True),
+    recipe=Recipe(learning_rate=1e-2, batches_per_epoch=5, epochs=10, validate="step", patience=20, flip=True),
 )
 
 

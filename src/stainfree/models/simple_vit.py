@@ -17,9 +17,10 @@ from stainfree.models._layers import RepeatedConv2d, called_one_by_one, copies_o
 FAMILY = Family(
     image_size=66,
     crop=64,
+    smallest_side=16,
     embedding=True,
     parameters={"patch": 16, "width": 32, "depth": 2, "heads": 8, "head_width": 64, "mlp_width": 32, "dropout": 0.25},
-    recipe=Recipe(learning_rate=1e-3, batches_per_epoch=5, epochs=10, patience=20, flip=True),
+    recipe=Recipe(learning_rate=1e-3, batches_per_epoch=5, epochs=10, validate="step", patience=20, flip=True),
 )
 
 
