@@ -5,28 +5,41 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from stainfree import models
+from stainfree.augment import Normalisation, centre_batch
 from stainfree.errors import ConfigError, DataError
+from stainfree.images import fit
 from stainfree.models import _classifier
 from stainfree.models._layers import RepeatedConv2d, RepeatedLinear
 from stainfree.models._residual import Block
 from stainfree.models.simple_vit import sine_cosine_positions
-from stainfree.training import build_module, describe_layers
+from stainfree.networks import build_module, describe_layers
 
-# Families that take images of any size, as far as their networks are concerned.
-ANY_SIZE = ["nn", "resnet", "nagao", "duque_cnn", "resnet41", "resnet_rana", "deepflow"]
+NETWORKS = [name for name in models.family_names() if models.family(name).kind == "network"]
+# Families whose images are brought to one size, with the side of what is left after their crop. The others' networks
+# take any size; deepflow's crop is its recipe's alone.
+FIXED = {"fc": 66, "cnn3": 64, "simple_vit": 64, "small_cnn": 36}
+ANY_SIZE = [name for name in NETWORKS if name not in FIXED]
+SIZES = [40, 64, 66, 300]
+
+
+def input_side(name: str) -> int:
+    """Side of the images that a family's network sees where nothing else is said."""
+    declared = models.family(name)
+    return declared.crop or declared.image_size or 66
 
 
 def build(
     name: str, *, channels: int = 1, n_classes: int = 5, image_size: int | None = None, **parameters: Any
 ) -> nn.Module:
     entry = models.entry({name: parameters})
-    size = image_size or models.family(name).input_size or 66
+    size = image_size or input_side(name)
     torch.manual_seed(0)
     return build_module(entry, channels=channels, image_size=size, n_classes=n_classes)
 
@@ -55,6 +68,24 @@ class TestParameterCounts:
     def test_nagao_has_those_of_the_released_model(self, channels: int, released: int) -> None:
         assert n_parameters(build("nagao", channels=channels, n_classes=4, image_size=300)) == released
 
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_a_class_costs_a_weight_for_each_feature_and_a_bias(self, name: str) -> None:
+        counts = {n: n_parameters(build(name, n_classes=n)) for n in (4, 5, 7)}
+        *_, last = (layer for layer in build(name).modules() if isinstance(layer, nn.Linear))
+        assert counts == {n: counts[5] + (n - 5) * (last.in_features + 1) for n in counts}
+
+    def test_logreg(self) -> None:
+        assert n_parameters(build("logreg", channels=2, n_classes=4, image_size=40)) == n_dense(2 * 40 * 40, 4)
+
+    # 40 -> 20 -> 10 -> 5 -> 2 -> 1 pixels, and no further: the report's 2 to 50 stages.
+    @pytest.mark.parametrize(("stages", "side"), [(2, 10), (3, 5), (5, 1), (6, 1), (50, 1)])
+    def test_nagao_of_any_number_of_stages(self, stages: int, side: int) -> None:
+        found = build("nagao", n_classes=4, image_size=40, kernels=[8] * stages).eval()
+        expected = n_convolution(1, 8, 3) + (stages - 1) * n_convolution(8, 8, 3) + n_dense(side**2 * 8, 128, 4)
+        assert n_parameters(found) == expected
+        with torch.inference_mode():
+            assert found(torch.rand(2, 1, 40, 40)).shape == (2, 4)
+
     def test_nagao_of_other_depth_and_width(self) -> None:
         # 40 -> 20 -> 10 -> 5 -> 2 pixels.
         expected = sum(n_convolution(*widths, 3) for widths in pairwise([1, 8, 16, 32, 64]))
@@ -72,8 +103,9 @@ class TestParameterCounts:
         digits = len(published.split(".")[1])
         assert f"{found / 1e6:.{digits}f}" == published
 
-    @pytest.mark.parametrize(("depth", "width"), [(8, 16), (14, 16), (8, 4)])
-    def test_resnet_by_hand(self, depth: int, width: int) -> None:
+    @pytest.mark.parametrize("block", ["residual", "plain"])
+    @pytest.mark.parametrize(("depth", "width"), [(8, 16), (14, 16), (20, 16), (8, 4)])
+    def test_resnet_by_hand(self, depth: int, width: int, block: str) -> None:
         # Of each convolution 9 weights per pair of maps, and 2 per map of the norm; n blocks of two per stage.
         n, w = (depth - 2) // 6, width
         expected = 9 * 1 * w + 2 * w
@@ -81,7 +113,7 @@ class TestParameterCounts:
         expected += 9 * w * 2 * w + (2 * n - 1) * 9 * (2 * w) ** 2 + 2 * n * 2 * (2 * w)
         expected += 9 * 2 * w * 4 * w + (2 * n - 1) * 9 * (4 * w) ** 2 + 2 * n * 2 * (4 * w)
         expected += n_dense(4 * w, 5)
-        assert n_parameters(build("resnet", depth=depth, width=width)) == expected
+        assert n_parameters(build("resnet", depth=depth, width=width, block=block)) == expected
 
     def test_nn(self) -> None:
         assert n_parameters(build("nn", channels=2, n_classes=4, image_size=40)) == n_dense(2 * 40 * 40, 128, 64, 4)
@@ -91,6 +123,19 @@ class TestParameterCounts:
         # 66 -> 57 -> 28 -> 24 -> 12 pixels.
         expected = n_convolution(2, 64, 10) + n_convolution(64, 32, 5) + n_dense(12 * 12 * 32, 32, 16, 7)
         assert n_parameters(build("duque_cnn", channels=2, n_classes=7)) == expected
+
+    def test_resnet_rana_has_the_published_ones_of_resnet_18(self) -> None:
+        assert n_parameters(build("resnet_rana", channels=3, n_classes=1000)) == 11_689_512
+
+    def test_resnet41(self) -> None:
+        def bottleneck(channels: int, width: int) -> int:
+            return channels * width + 9 * width**2 + 4 * width**2 + 2 * (width + width + 4 * width)
+
+        expected = 2 * 64 * 7**2 + 2 * 64
+        for channels, width, blocks in ((64, 64, 3), (256, 128, 4), (512, 256, 6)):
+            expected += bottleneck(channels, width) + (blocks - 1) * bottleneck(4 * width, width)
+            expected += channels * 4 * width + 2 * 4 * width  # the way around the first block
+        assert n_parameters(build("resnet41", channels=2, n_classes=7)) == expected + n_dense(1024, 7)
 
     def test_deepflow(self) -> None:
         def dual(channels: int, narrow: int, wide: int) -> int:
@@ -108,22 +153,40 @@ class TestParameterCounts:
         assert n_parameters(build("deepflow", channels=3, n_classes=7)) == expected
 
 
-@pytest.mark.parametrize("size", [40, 64, 66, 300])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ANY_SIZE)
 def test_images_of_any_size_give_finite_logits(name: str, size: int) -> None:
+    cells = 1 if size == 300 else 2
     module = build(name, channels=2, n_classes=7, image_size=size).eval()
     with torch.inference_mode():
-        logits = module(torch.randn(2, 2, size, size))
-    assert logits.shape == (2, 7)
+        logits = module(torch.randn(cells, 2, size, size))
+    assert logits.shape == (cells, 7)
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", models.family_names())
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", FIXED)
+def test_families_of_one_size_take_smaller_images_padded_and_refuse_larger_ones(name: str, size: int) -> None:
+    entry = models.entry(name)
+    assert entry.image_size is not None
+    images = np.zeros((2, 2, size, size), dtype=np.uint16)
+    if size > entry.image_size:
+        with pytest.raises(DataError, match=f"images of {size} x {size} are larger than {entry.image_size}"):
+            fit(images, size=entry.image_size, way="pad")
+        images = fit(images, size=entry.image_size, way="crop")
+    fitted = torch.from_numpy(fit(images, size=entry.image_size, way="pad"))
+    seen = centre_batch(fitted, torch.arange(2), crop=entry.crop, normalisation=Normalisation((0, 0), (1, 1)))
+    assert seen.shape == (2, 2, FIXED[name], FIXED[name])
+    with torch.inference_mode():
+        assert build(name, channels=2, n_classes=7).eval()(seen).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_cell_is_read_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_classifier, "_PIXELS", 2 * 66 * 66)  # several pieces, the last one smaller
     module = build(name).eval()
-    size = models.family(name).input_size or 66
-    x = torch.randn(5, 1, size, size)
+    size = input_side(name)
+    x = torch.randn(5, 1, size, size) * torch.arange(1, 6)[:, None, None, None]
     order = torch.tensor([3, 0, 4, 1, 2])
     with torch.inference_mode():
         logits = module(x)
@@ -138,17 +201,18 @@ def test_a_cell_is_read_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("resnet", {"depth": 8}, 2, 25),
         ("resnet", {"depth": 14, "block": "plain"}, 2, 53),
+        ("resnet", {"depth": 20}, 2, 81),
         ("nagao", {}, 9, 22),
         ("duque_cnn", {}, 6, 21),
     ],
 )
 def test_receptive_field(name: str, parameters: dict[str, Any], layers: int, pixels: int) -> None:
-    module = build(name, **parameters).eval()
+    module = build(name, image_size=pixels + 20, **parameters).eval()
     with torch.no_grad():  # nothing is rectified away, and no paths cancel
         for parameter in module.parameters():
             parameter.abs_()
     maps = nn.Sequential(*list(module.get_submodule("features").children())[:layers])
-    x = torch.rand(64, 1, 66, 66, requires_grad=True)
+    x = torch.rand(16, 1, pixels + 20, pixels + 20, requires_grad=True)
     made = maps(x)
     middle = made.shape[2] // 2
     (gradient,) = torch.autograd.grad(made[:, :, middle, middle].sum(), x)
@@ -202,10 +266,15 @@ def test_nagao_goes_on_without_pooling_once_a_single_pixel_is_left() -> None:
     assert maps == [[4, side, side] for side in sides]
 
 
-def test_duque_cnn_refuses_images_that_its_layers_would_use_up() -> None:
-    assert build("duque_cnn", image_size=21)(torch.randn(2, 1, 21, 21)).shape == (2, 5)
-    with pytest.raises(DataError, match="images of 20 x 20 are too small for duque_cnn, which takes 21 x 21"):
-        build("duque_cnn", image_size=20)
+# Smaller ones, which its layers use up, are refused before training (tests/test_requirements.py).
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("name", ["cnn3", "simple_vit", "duque_cnn"])
+def test_the_smallest_image_is_the_smallest(name: str) -> None:
+    side = models.family(name).smallest_side
+    with torch.inference_mode():
+        assert build(name, image_size=side).eval()(torch.randn(2, 1, side, side)).shape == (2, 5)
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            build(name, image_size=side - 1).eval()(torch.randn(2, 1, side - 1, side - 1))
 
 
 class TestDeepFlow:
@@ -232,11 +301,11 @@ class TestDeepFlow:
         torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.family_names())
-class TestEveryFamily:
+@pytest.mark.parametrize("name", NETWORKS)
+class TestEveryNetwork:
     def test_gives_finite_logits_and_a_gradient_for_every_parameter(self, name: str) -> None:
         module = build(name, channels=2, n_classes=7)
-        size = models.family(name).input_size or 66
+        size = input_side(name)
         logits = module(torch.randn(8, 2, size, size))
         assert logits.shape == (8, 7)
         nn.functional.cross_entropy(logits, torch.arange(8) % 7).backward()
@@ -251,7 +320,7 @@ class TestEveryFamily:
 @pytest.mark.parametrize("name", [name for name in models.family_names() if models.family(name).embedding])
 def test_head_reads_the_embedding(name: str) -> None:
     module = build(name).eval()
-    size = models.family(name).input_size or 66
+    size = input_side(name)
     x = torch.randn(3, 1, size, size)
     torch.testing.assert_close(module.head(module.embed(x)), module(x))  # type: ignore[operator]
 
