@@ -10,6 +10,8 @@ with step:
     claims.run(
         step.input.study,
         models=step.input.models,
+        main=step.params.main,
+        cells_path=step.input.cells,
         shares=step.input.shares or None,
         out=step.output.csv,
     )

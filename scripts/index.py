@@ -7,4 +7,4 @@ step = Step(snakemake)  # opens the log before anything heavy is imported
 from stainfree import front_page
 
 with step:
-    front_page.write(step.params.results, data=step.params.data, out=step.output.html)
+    front_page.write(step.params.results, data=step.params.data, main=step.params.main, out=step.output.html)

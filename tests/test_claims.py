@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from stainfree import claims, metrics, predictions
-from stainfree.claims import FAILS, HOLDS, OPEN
+from stainfree import cells, claims, evidence, measures, metrics, predictions
 from stainfree.errors import ConfigError
+from stainfree.evidence import FAILS, HOLDS, OPEN
 
 CLASSES = ("Interphase", "Prophase", "Telophase")
-STUDY = Path(__file__).parent.parent / "workflow" / "studies" / "espinosa.yaml"
+STUDIES = Path(__file__).parent.parent / "workflow" / "studies"
+STUDY = STUDIES / "espinosa.yaml"
 
 
 class Results:
@@ -26,30 +27,39 @@ class Results:
         self.folder = folder
         self.models: list[Path] = []
         self.shares: list[dict[str, Any]] = []
+        self.cells: Path | None = None
 
     def train(
         self,
         model: str,
         loss: str = "own",
         *,
+        variant: str = "holdout",
+        n_folds: int = 1,
+        keep_folds: int = 1,
         test: dict[tuple[str, str], int] | None = None,
         train: dict[tuple[str, str], int] | None = None,
         last_steps: tuple[int, ...] = (20,),
         seconds: float = 60.0,
         embeddings: pd.DataFrame | None = None,
     ) -> None:
-        """Add a training whose cells are given as numbers per (class, predicted class)."""
-        folder = self.folder / model / loss
+        """Add a training whose cells are given as numbers per (class, predicted class).
+
+        Test cells are dealt out over `n_folds` folds, of which the first `keep_folds` are there.
+        """
+        folder = self.folder / variant / model / loss
         folder.mkdir(parents=True)
         parts = [
             {"fold": 0, "seed": seed, "last_step": step, "seconds": seconds} for seed, step in enumerate(last_steps)
         ]
-        about = {"variant": "holdout", "model": model, "loss": loss, "parts": parts}
+        about = {"variant": variant, "model": model, "loss": loss, "parts": parts}
         (folder / "model.json").write_text(json.dumps(about))
         self.models.append(folder / "model.json")
         tables = [rows(subset, counts) for subset, counts in (("train", train), ("test", test)) if counts is not None]
         if tables:
-            predictions.write(folder / "predictions.parquet", pd.concat(tables, ignore_index=True))
+            table = pd.concat(tables, ignore_index=True)
+            table["fold"] = np.arange(len(table)) % n_folds
+            predictions.write(folder / "predictions.parquet", table[table["fold"] < keep_folds])
         if embeddings is not None:
             embeddings.to_parquet(folder / "embeddings.parquet")
 
@@ -73,13 +83,14 @@ class Results:
                 "share_inside": share + noise * rng.normal(), "n_peaks": peaks[at] if peaks else 1,
             })  # fmt: skip
 
-    def inputs(self) -> claims.Inputs:
+    def inputs(self) -> evidence.Inputs:
         """Return what `claims.check` takes."""
         path = None
         if self.shares:
             path = self.folder / "shares.csv"
             pd.DataFrame(self.shares).to_csv(path, index=False)
-        return claims.Inputs(self.models, published_pairs=dict.fromkeys(("fc", "cnn3", "vit"), "own"), shares=path)
+        pairs = dict.fromkeys(("fc", "cnn3", "vit"), "own")
+        return evidence.Inputs(self.models, published_pairs=pairs, shares=path, cells=self.cells)
 
 
 def rows(subset: str, counts: dict[tuple[str, str], int]) -> pd.DataFrame:
@@ -124,11 +135,11 @@ class TestJudge:
         ],
     )
     def test_verdicts(self, low: float, high: float, threshold: dict[str, float], verdict: str) -> None:
-        assert claims.judge(low, high, **threshold) == verdict
+        assert evidence.judge(low, high, **threshold) == verdict
 
     def test_needs_one_threshold(self) -> None:
         with pytest.raises(ConfigError, match="either `above` or `below`"):
-            claims.judge(0.0, 1.0)
+            evidence.judge(0.0, 1.0)
 
 
 class TestOfEach:
@@ -139,22 +150,22 @@ class TestOfEach:
         [((HOLDS, HOLDS), HOLDS), ((HOLDS, OPEN), OPEN), ((OPEN, FAILS), FAILS), ((HOLDS, FAILS), FAILS)],
     )
     def test_all_must_hold_and_one_refutes(self, verdicts: tuple[str, str], expected: str) -> None:
-        findings = {name: claims.Finding("m", v, 0.5, 0.4, 0.6) for name, v in zip("ab", verdicts, strict=True)}
-        found = claims.of_each(["a", "b"], findings.__getitem__)
+        findings = {name: evidence.Finding("m", v, 0.5, 0.4, 0.6) for name, v in zip("ab", verdicts, strict=True)}
+        found = evidence.of_each(["a", "b"], findings.__getitem__)
         assert found.verdict == expected
         assert f"Shown: {'ab'[verdicts.index(expected)]}." in found.note
 
     def test_one_that_was_not_made_leaves_it_open_unless_another_refutes(self) -> None:
-        def measure(name: str) -> claims.Finding:
+        def measure(name: str) -> evidence.Finding:
             if name.startswith("absent"):
-                raise claims.NotMadeError(f"{name} was not trained")
-            return claims.Finding("m", name, 0.5, 0.4, 0.6)
+                raise evidence.NotMadeError(f"{name} was not trained")
+            return evidence.Finding("m", name, 0.5, 0.4, 0.6)
 
-        assert claims.of_each([HOLDS, "absent"], measure).verdict == OPEN
-        assert "absent was not trained" in claims.of_each([HOLDS, "absent"], measure).note
-        assert claims.of_each([FAILS, "absent"], measure).verdict == FAILS
-        with pytest.raises(claims.NotMadeError, match="absent was not trained; absent too was not trained"):
-            claims.of_each(["absent", "absent too"], measure)
+        assert evidence.of_each([HOLDS, "absent"], measure).verdict == OPEN
+        assert "absent was not trained" in evidence.of_each([HOLDS, "absent"], measure).note
+        assert evidence.of_each([FAILS, "absent"], measure).verdict == FAILS
+        with pytest.raises(evidence.NotMadeError, match="absent was not trained; absent too was not trained"):
+            evidence.of_each(["absent", "absent too"], measure)
 
 
 class TestPredictedShare:
@@ -171,20 +182,20 @@ class TestPredictedShare:
             ("Interphase", "Telophase"): said, ("Interphase", "Interphase"): n - said,
             ("Telophase", "Interphase"): true,
         })  # fmt: skip
-        found = claims.predicted_share(results.inputs(), **self.OPTIONS)
+        found = measures.predicted_share(results.inputs(), **self.OPTIONS)
         assert found.verdict == verdict
         assert found.value == pytest.approx(said / (n + true))
         assert found.low <= found.value <= found.high
 
     def test_without_a_true_cell(self, results: Results) -> None:
         results.train("fc", test={("Interphase", "Interphase"): 100})
-        assert claims.predicted_share(results.inputs(), **self.OPTIONS).verdict == OPEN
+        assert measures.predicted_share(results.inputs(), **self.OPTIONS).verdict == OPEN
 
     def test_another_loss_than_the_studys(self, results: Results) -> None:
         results.train("fc", test={("Telophase", "Telophase"): 100})
         results.train("fc", "plain", test={("Telophase", "Interphase"): 100})
-        assert claims.predicted_share(results.inputs(), **self.OPTIONS).value == 1.0
-        assert claims.predicted_share(results.inputs(), **self.OPTIONS, loss="plain").value == 0.0
+        assert measures.predicted_share(results.inputs(), **self.OPTIONS).value == 1.0
+        assert measures.predicted_share(results.inputs(), **self.OPTIONS, loss="plain").value == 0.0
 
 
 class TestTrainingGap:
@@ -197,7 +208,7 @@ class TestTrainingGap:
             right = round(share * n)
             counts[name] = {(c, said): k for c in CLASSES[:2] for said, k in ((c, right), ("Telophase", n - right))}
         results.train("fc", train=counts["train"], test=counts["test"])
-        found = claims.training_gap(results.inputs(), models=["fc"], below=0.1)
+        found = measures.training_gap(results.inputs(), models=["fc"], below=0.1)
         assert found.verdict == verdict
         assert found.value == pytest.approx(0.9 - right_in_test)
 
@@ -207,7 +218,7 @@ class TestTrainingGap:
             train={("Interphase", "Interphase"): 90, ("Telophase", "Interphase"): 90},
             test={("Interphase", "Interphase"): 90},
         )
-        found = claims.training_gap(results.inputs(), models=["fc"], below=0.1)
+        found = measures.training_gap(results.inputs(), models=["fc"], below=0.1)
         assert found.value == 0.0
         assert "Telophase" in found.note
 
@@ -222,16 +233,197 @@ class TestBestOnTest:
                 ("Interphase", "Interphase"): right, ("Interphase", "Prophase"): 400 - right,
                 ("Prophase", "Prophase"): 30,
             })  # fmt: skip
-        found = claims.best_on_test(results.inputs(), model="fc", rivals=["vit"])
+        found = measures.best_on_test(results.inputs(), model="fc", rivals=["vit"])
         assert found.verdict == verdict
         assert found.value == pytest.approx(n_better / 400 / 2)
         assert found.n_cells == 430
 
     def test_other_cells_cannot_be_compared(self, results: Results) -> None:
-        results.train("fc", test={("Interphase", "Interphase"): 20})
-        results.train("vit", test={("Interphase", "Interphase"): 10})
-        with pytest.raises(claims.NotMadeError, match="not tested on the same cells"):
-            claims.best_on_test(results.inputs(), model="fc", rivals=["vit"])
+        results.train("fc", test={("Interphase", "Interphase"): 20}, n_folds=2)
+        results.train("vit", test={("Interphase", "Interphase"): 1})
+        path = results.folder / "holdout/vit/own/predictions.parquet"
+        predictions.write(path, predictions.read(path).assign(fold=3))
+        with pytest.raises(evidence.NotMadeError, match="not tested on the same cells"):
+            measures.best_on_test(results.inputs(), model="fc", rivals=["vit"])
+
+    @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "weighted_f1"])
+    def test_another_metric(self, results: Results, metric: str) -> None:
+        results.train("fc", test={("Interphase", "Interphase"): 90, ("Prophase", "Prophase"): 30})
+        results.train("vit", test={
+            ("Interphase", "Interphase"): 80, ("Interphase", "Prophase"): 10, ("Prophase", "Interphase"): 20,
+            ("Prophase", "Prophase"): 10,
+        })  # fmt: skip
+        found = measures.best_on_test(results.inputs(), model="fc", rivals=["vit"], metric=metric)
+        # Of 90 Interphase cells 80 are right and 20 others are called so; of 30 Prophase cells 10, and 10 others.
+        theirs = {"Interphase": 160 / 190, "Prophase": 20 / 50}
+        expected = {"accuracy": 90 / 120, "macro_f1": sum(theirs.values()) / 2}
+        expected["weighted_f1"] = (90 * theirs["Interphase"] + 30 * theirs["Prophase"]) / 120
+        assert found.value == pytest.approx(1 - expected[metric])
+        assert found.verdict == HOLDS
+
+    def test_unknown_metric(self, results: Results) -> None:
+        with pytest.raises(ConfigError, match="mcc is not one of balanced_accuracy, accuracy, weighted_f1, macro_f1"):
+            measures.best_on_test(results.inputs(), model="fc", rivals=["vit"], metric="mcc")
+
+
+class TestDifferences:
+    """Two models, or two variants of one, on the cells that both have tested."""
+
+    GOOD: dict[tuple[str, str], int] = {("Interphase", "Interphase"): 500}  # noqa: RUF012
+    BAD: dict[tuple[str, str], int] = {("Interphase", "Prophase"): 250, ("Interphase", "Interphase"): 250}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("limit", "verdict"), [({"below": 0.02}, HOLDS), ({"above": 0.0}, FAILS), ({"below": -0.5}, OPEN)]
+    )
+    def test_between_models(self, results: Results, limit: dict[str, float], verdict: str) -> None:
+        results.train("deep", "none", test=self.BAD)
+        results.train("flat", "none", test=self.GOOD)
+        found = measures.difference_between_models(
+            results.inputs(), pairs=[["deep", "flat"]], metric="accuracy", **limit
+        )
+        assert (found.value, found.verdict) == (-0.5, verdict)
+
+    def test_folds_that_one_has_not_are_left_out(self, results: Results) -> None:
+        # All wrong cells come first, and the cells are dealt out over the folds in turn.
+        results.train("deep", "none", test=self.BAD, n_folds=5, keep_folds=1)
+        results.train("flat", "none", test=self.GOOD, n_folds=5, keep_folds=5)
+        found = measures.difference_between_models(
+            results.inputs(), pairs=[["deep", "flat"]], metric="accuracy", above=0.0
+        )
+        assert (found.value, found.n_cells) == (-0.5, 100)
+        assert "On the 100 of 500 cells that both have tested, 1 fold." in found.note
+
+    def test_all_pairs_must_hold(self, results: Results) -> None:
+        for name, counts in (("a", self.GOOD), ("b", self.BAD), ("c", self.BAD)):
+            results.train(name, "none", test=counts)
+        pairs = [["b", "a"], ["c", "b"]]
+        found = measures.difference_between_models(results.inputs(), pairs=pairs, metric="accuracy", below=-0.1)
+        assert found.verdict == FAILS
+        assert "Shown: c less b." in found.note
+
+    def test_between_variants(self, results: Results) -> None:
+        results.train("flat", "none", variant="D1", test=self.BAD)
+        results.train("flat", "none", variant="D2", test=self.GOOD)
+        options: dict[str, Any] = {"models": ["flat"], "variants": ["D2", "D1"], "metric": "balanced_accuracy"}
+        found = measures.difference_between_variants(results.inputs(), **options, above=0.0)
+        assert (found.value, found.verdict) == (0.5, HOLDS)
+        assert "flat on D2 less that of flat on D1; holds above 0" in found.measure
+        with pytest.raises(evidence.NotMadeError, match="flat was not trained in D3"):
+            measures.difference_between_variants(results.inputs(), **{**options, "variants": ["D3", "D1"]}, above=0.0)
+
+
+class TestClasses:
+    """What is found of a class, and what it is taken for."""
+
+    @pytest.mark.parametrize(("right", "n", "verdict"), [(95, 100, HOLDS), (10, 100, FAILS), (3, 4, OPEN)])
+    def test_recall(self, results: Results, right: int, n: int, verdict: str) -> None:
+        results.train("cnn", test={("Telophase", "Telophase"): right, ("Telophase", "Prophase"): n - right})
+        found = measures.class_scores(
+            results.inputs(), model="cnn", classes=["Telophase"], scores=["recall"], above=0.75
+        )
+        assert (found.value, found.n_cells, found.verdict) == (right / n, n, verdict)
+        assert (found.low, found.high) == metrics.wilson(right, n)
+
+    def test_precision_counts_the_cells_called_so(self, results: Results) -> None:
+        results.train("cnn", test={("Telophase", "Telophase"): 20, ("Interphase", "Telophase"): 20})
+        found = measures.class_scores(
+            results.inputs(), model="cnn", classes=["Telophase"], scores=["recall", "precision"], above=0.8
+        )
+        assert (found.value, found.n_cells, found.verdict) == (0.5, 40, FAILS)
+        assert "Shown: precision of Telophase." in found.note
+
+    def test_class_that_is_never_called_has_no_precision(self, results: Results) -> None:
+        results.train("cnn", test={("Telophase", "Interphase"): 20})
+        with pytest.raises(evidence.NotMadeError, match="no test cell is called Telophase"):
+            measures.class_scores(results.inputs(), model="cnn", classes=["Telophase"], scores=["precision"], above=0.8)
+
+    @pytest.mark.parametrize(("n_right", "verdict"), [(195, HOLDS), (20, FAILS), (160, OPEN)])
+    def test_contrast(self, results: Results, n_right: int, verdict: str) -> None:
+        results.train("cnn", test={
+            ("Telophase", "Telophase"): n_right, ("Telophase", "Prophase"): 200 - n_right,
+            ("Interphase", "Interphase"): 160, ("Interphase", "Prophase"): 40,
+        })  # fmt: skip
+        found = measures.recall_contrast(
+            results.inputs(), model="cnn", classes=["Telophase"], against=["Interphase"], above=0.0
+        )
+        assert found.value == pytest.approx(n_right / 200 - 0.8)
+        assert found.verdict == verdict
+
+    @pytest.mark.parametrize(("n_prophase", "verdict"), [(99, HOLDS), (10, FAILS), (90, OPEN)])
+    def test_taken_for(self, results: Results, n_prophase: int, verdict: str) -> None:
+        results.train("cnn", test={
+            ("Telophase", "Prophase"): n_prophase, ("Telophase", "Interphase"): 100 - n_prophase,
+            ("Telophase", "Telophase"): 50,
+        })  # fmt: skip
+        found = measures.taken_for(
+            results.inputs(), model="cnn", class_name="Telophase", others=["Prophase"], above=0.9
+        )
+        assert (found.value, found.n_cells, found.verdict) == (n_prophase / 100, 100, verdict)
+        assert "33% of 150 Telophase cells are predicted right." in found.note
+
+
+class TestOrderWithinClass:
+    """Which cells of a class are taken for which neighbour."""
+
+    OPTIONS: dict[str, Any] = {  # noqa: RUF012
+        "models": ["cnn"], "class_name": "Prophase", "lower": "Interphase", "higher": "Telophase", "above": 0.5,
+    }  # fmt: skip
+
+    def cells(self, results: Results, contents: Any) -> None:
+        """Write a cells file in which test cell i has DNA content i of `contents`, in another order."""
+        results.cells = results.folder / "cells.h5"
+        n = len(contents)
+        info = cells.CellsInfo(channels=("PI",), bit_depth=12)
+        with cells.CellsWriter(results.cells, info, image_shape=(2, 2), dtype=np.uint16) as writer:
+            writer.append(
+                np.zeros((n, 1, 2, 2), dtype=np.uint16),
+                stage=["S"] * n,
+                cell_id=[f"test-{i}" for i in reversed(range(n))],
+                source=["a"] * n,
+                dna_content=np.array(contents)[::-1],
+            )
+
+    @pytest.mark.parametrize(("shift", "verdict"), [(2.0, HOLDS), (-2.0, FAILS), (0.0, OPEN)])
+    def test_verdicts(self, results: Results, shift: float, verdict: str) -> None:
+        results.train("cnn", "none", test={
+            ("Prophase", "Interphase"): 40, ("Prophase", "Telophase"): 30, ("Prophase", "Prophase"): 30,
+            ("Telophase", "Telophase"): 30,
+        })  # fmt: skip
+        rng = np.random.default_rng(1)
+        contents = rng.normal(size=130)
+        contents[40:70] += shift
+        contents[70:] = 100  # those predicted right, and those of another class, take no part
+        self.cells(results, contents)
+        found = measures.order_within_class(results.inputs(), **self.OPTIONS)
+        by_hand = np.mean(contents[40:70, None] > contents[None, :40])
+        assert found.value == pytest.approx(by_hand)
+        assert (found.n_cells, found.verdict) == (70, verdict)
+        assert "40 Prophase cells are taken for Interphase, 30 for Telophase." in found.note
+
+    def test_too_few_cells(self, results: Results) -> None:
+        results.train("cnn", "none", test={("Prophase", "Interphase"): 40, ("Prophase", "Telophase"): 9})
+        self.cells(results, np.arange(49.0))
+        with pytest.raises(evidence.NotMadeError, match="takes 9 Prophase cells for Telophase, fewer than 10"):
+            measures.order_within_class(results.inputs(), **self.OPTIONS)
+
+    def test_without_dna_content(self, results: Results) -> None:
+        results.train("cnn", "none", test={("Prophase", "Interphase"): 40})
+        with pytest.raises(evidence.NotMadeError, match="DNA content of these cells is not known"):
+            measures.order_within_class(results.inputs(), **self.OPTIONS)
+
+
+class TestWhichLoss:
+    """Where a study picked no loss."""
+
+    def test_the_only_one_is_taken(self, results: Results) -> None:
+        results.train("other", "none", test={("Telophase", "Telophase"): 1})
+        assert results.inputs().loss_of("other") == "none"
+
+    def test_of_two_none_is(self, results: Results) -> None:
+        results.train("other", "none")
+        results.train("other", "plain")
+        with pytest.raises(evidence.NotMadeError, match="picked no loss for other"):
+            results.inputs().loss_of("other")
 
 
 class TestTraining:
@@ -243,29 +435,34 @@ class TestTraining:
     def test_stopped_before(self, results: Results, steps: tuple[int, ...], verdict: str) -> None:
         results.train("fc", last_steps=steps[:4])
         results.train("vit", last_steps=steps[4:])
-        found = claims.stopped_before(results.inputs(), step=35, above=0.5)
+        found = measures.stopped_before(results.inputs(), step=35, above=0.5)
         assert found.verdict == verdict
         assert found.value == pytest.approx(sum(step < 35 for step in steps) / 9)
 
+    def test_models_without_steps_do_not_count(self, results: Results) -> None:
+        results.train("fc", last_steps=(50,) * 9)
+        results.train("majority", "none", last_steps=(0,) * 9)
+        assert measures.stopped_before(results.inputs(), step=35, above=0.5).value == 0.0
+
     def test_step_itself_is_not_before(self, results: Results) -> None:
         results.train("fc", last_steps=(35,) * 9)
-        assert claims.stopped_before(results.inputs(), step=35, above=0.5).value == 0.0
+        assert measures.stopped_before(results.inputs(), step=35, above=0.5).value == 0.0
 
     @pytest.mark.parametrize(("seconds", "verdict"), [(1700.0, HOLDS), (1900.0, FAILS)])
     def test_training_time(self, results: Results, seconds: float, verdict: str) -> None:
         results.train("fc", seconds=10.0)
         results.train("vit", seconds=seconds)
-        found = claims.training_time(results.inputs(), minutes=30)
+        found = measures.training_time(results.inputs(), minutes=30)
         assert found.verdict == verdict
         assert found.value == pytest.approx(seconds / 60)
         assert "vit under own" in found.note
 
     def test_nothing_trained(self, results: Results) -> None:
         for measure, options in (
-            (claims.training_time, {"minutes": 30}),
-            (claims.stopped_before, {"step": 1, "above": 0}),
+            (measures.training_time, {"minutes": 30}),
+            (measures.stopped_before, {"step": 1, "above": 0}),
         ):
-            with pytest.raises(claims.NotMadeError, match="no training"):
+            with pytest.raises(evidence.NotMadeError, match="no training"):
                 measure(results.inputs(), **options)
 
 
@@ -275,7 +472,7 @@ class TestSaliency:
     @pytest.mark.parametrize(("share", "noise", "verdict"), [(0.5, 0.05, HOLDS), (0.1, 0.02, FAILS), (0.2, 0.1, OPEN)])
     def test_on_cell(self, results: Results, share: float, noise: float, verdict: str) -> None:
         results.explain("fc", share=share, noise=noise)
-        found = claims.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
+        found = measures.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
         assert found.verdict == verdict
         assert found.value == pytest.approx(share / 0.2, abs=0.3)
 
@@ -284,7 +481,7 @@ class TestSaliency:
         for row in results.shares[3:]:
             row["class"] = "Interphase"
         results.shares[1]["share_inside"] = results.shares[2]["share_inside"] = 0.8
-        found = claims.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
+        found = measures.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
         assert found.value == pytest.approx((1 + 4 + 4) / 3)
 
     @pytest.mark.parametrize(
@@ -293,7 +490,7 @@ class TestSaliency:
     def test_contrast(self, results: Results, fc: float, vit: float, noise: float, verdict: str) -> None:
         results.explain("fc", share=fc, noise=noise)
         results.explain("vit", share=vit, noise=noise)
-        found = claims.saliency_contrast(results.inputs(), models=["fc"], against="vit", method="gradient")
+        found = measures.saliency_contrast(results.inputs(), models=["fc"], against="vit", method="gradient")
         assert found.verdict == verdict
         assert found.n_cells == 40
 
@@ -301,7 +498,7 @@ class TestSaliency:
     def test_peaks(self, results: Results, peaks: tuple[int, ...], verdict: str) -> None:
         results.explain("cnn3", share=0.5, peaks=peaks)
         options: dict[str, Any] = {"class_name": "Telophase", "n_peaks": 2, "method": "gradient", "above": 0.5}
-        found = claims.saliency_peaks(results.inputs(), model="cnn3", **options)
+        found = measures.saliency_peaks(results.inputs(), model="cnn3", **options)
         assert found.verdict == verdict
         assert found.value == pytest.approx(peaks.count(2) / len(peaks))
 
@@ -312,13 +509,13 @@ class TestSaliency:
         results.explain("cnn3", share=0.5, peaks=(1,) * 30, right=False)
         results.explain("cnn3", "chosen", share=0.5, peaks=(1,) * 30)
         options: dict[str, Any] = {"class_name": "Telophase", "n_peaks": 2, "method": "gradient", "above": 0.5}
-        found = claims.saliency_peaks(results.inputs(), model="cnn3", **options)
+        found = measures.saliency_peaks(results.inputs(), model="cnn3", **options)
         assert (found.value, found.n_cells, found.verdict) == (1.0, 9, HOLDS)
         assert "9 of 9 cells; of those predicted wrong, 0 of 30." in found.note
 
     def test_not_computed(self, results: Results) -> None:
-        with pytest.raises(claims.NotMadeError, match="no saliency was computed"):
-            claims.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
+        with pytest.raises(evidence.NotMadeError, match="no saliency was computed"):
+            measures.saliency_on_cell(results.inputs(), models=["fc"], method="gradient", above=1.0)
 
 
 class TestEmbedding:
@@ -328,9 +525,9 @@ class TestEmbedding:
         # On a line: members at 0, 1 and 10; others at 2 and 11.
         vectors = np.array([[0.0], [1.0], [10.0], [2.0], [11.0]])
         member = np.array([True, True, True, False, False])
-        np.testing.assert_array_equal(claims.purity(vectors, member, k=1), [1.0, 1.0, 0.0])
+        np.testing.assert_array_equal(measures.purity(vectors, member, k=1), [1.0, 1.0, 0.0])
         # Two others of the class exist, so two neighbours are asked, however many are wanted.
-        np.testing.assert_array_equal(claims.purity(vectors, member, k=5), [0.5, 0.5, 0.0])
+        np.testing.assert_array_equal(measures.purity(vectors, member, k=5), [0.5, 0.5, 0.0])
 
     def test_purity_agrees_with_all_distances(self) -> None:
         table = embedded(1.0, seed=4)
@@ -338,10 +535,10 @@ class TestEmbedding:
         distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
         np.fill_diagonal(distances, np.inf)
         expected = member[np.argsort(distances[member], axis=1)[:, :5]].mean(axis=1)
-        np.testing.assert_allclose(claims.purity(vectors, member, k=5), expected)
+        np.testing.assert_allclose(measures.purity(vectors, member, k=5), expected)
 
     def test_purity_of_cells_in_one_place_leaves_out_one_each(self) -> None:
-        assert claims.purity(np.zeros((8, 2)), np.ones(8, dtype=bool), k=3).tolist() == [1.0] * 8
+        assert measures.purity(np.zeros((8, 2)), np.ones(8, dtype=bool), k=3).tolist() == [1.0] * 8
 
     @pytest.mark.parametrize(
         ("distance", "n", "above", "verdict"),
@@ -349,7 +546,7 @@ class TestEmbedding:
     )
     def test_verdicts(self, results: Results, distance: float, n: int, above: float | str, verdict: str) -> None:
         results.train("cnn3", embeddings=embedded(distance, n_telophase=n))
-        found = claims.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=above)
+        found = measures.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=above)
         assert found.verdict == verdict
         assert found.n_cells == n
         assert found.low < found.high
@@ -363,7 +560,8 @@ class TestEmbedding:
         one = Results(results.folder / "one")
         one.train("cnn3", embeddings=moved)
         both, alone = (
-            claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5) for r in (results, one)
+            measures.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+            for r in (results, one)
         )
         assert both.value == pytest.approx((1.0 + alone.value) / 2)
 
@@ -374,7 +572,7 @@ class TestEmbedding:
         seeds = Results(results.folder / "seeds")
         seeds.train("cnn3", embeddings=same)
         one, four = (
-            claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+            measures.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
             for r in (results, seeds)
         )
         assert one == four
@@ -386,7 +584,7 @@ class TestEmbedding:
         alone = Results(results.folder / "alone")
         alone.train("cnn3", embeddings=near)
         both, first = (
-            claims.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+            measures.embedding_purity(r.inputs(), model="cnn3", class_name="Telophase", above=0.5)
             for r in (results, alone)
         )
         assert both.value == pytest.approx((first.value + 1) / 2)
@@ -394,13 +592,13 @@ class TestEmbedding:
 
     def test_where_all_fare_alike_wilson_counts_cells(self, results: Results) -> None:
         results.train("cnn3", embeddings=pd.concat([embedded(40.0).assign(seed=seed) for seed in range(3)]))
-        found = claims.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+        found = measures.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=0.5)
         assert (found.low, found.high) == metrics.wilson(12, 12)
 
     def test_too_few_cells(self, results: Results) -> None:
         results.train("cnn3", embeddings=embedded(1.0, n_telophase=1))
-        with pytest.raises(claims.NotMadeError, match="fewer than two"):
-            claims.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=0.5)
+        with pytest.raises(evidence.NotMadeError, match="fewer than two"):
+            measures.embedding_purity(results.inputs(), model="cnn3", class_name="Telophase", above=0.5)
 
 
 class TestCheck:
@@ -426,7 +624,7 @@ class TestCheck:
 
     def test_what_was_not_made_cannot_be_told(self, results: Results) -> None:
         table = claims.check({"claims": [self.claim()]}, results.inputs())
-        assert table[["verdict", "note"]].iloc[0].tolist() == [OPEN, "No training was found."]
+        assert table[["verdict", "note"]].iloc[0].tolist() == [OPEN, "Not measured: no training was found."]
         assert np.isnan(table["value"].iloc[0])
 
     @pytest.mark.parametrize(
@@ -440,13 +638,20 @@ class TestCheck:
         with pytest.raises(ConfigError, match=f"claim time: .*{said}"):
             claims.check({"claims": [self.claim(**changes)]}, results.inputs())
 
-    def test_every_claim_of_espinosa_can_be_asked(self, results: Results, tmp_path: Path) -> None:
-        study = yaml.safe_load(STUDY.read_text(encoding="utf-8"))
-        out = tmp_path / "claims.csv"
-        claims.run(STUDY, models=[], out=out)
+    @pytest.mark.parametrize(("study", "n"), [("espinosa", 12), ("billard", 20), ("duque", 7)])
+    def test_every_claim_can_be_asked(self, study: str, n: int, tmp_path: Path) -> None:
+        path, out = STUDIES / f"{study}.yaml", tmp_path / "claims.csv"
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]
+        claims.run(path, models=[], out=out)
         table = pd.read_csv(out)
-        assert len(table) == len(study["claims"]) == 12
+        assert table["id"].tolist() == [claim["id"] for claim in said]
+        assert table["id"].nunique() == n
         assert set(table["verdict"]) == {OPEN}
+
+    def test_a_threshold_that_is_ours_says_so(self, results: Results) -> None:
+        results.train("fc")
+        table = claims.check({"claims": [self.claim(threshold="ours")]}, results.inputs())
+        assert table["measure"].iloc[0].endswith("holds below 30, a threshold of ours")
 
 
 class TestEspinosa:

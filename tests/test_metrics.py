@@ -71,6 +71,7 @@ class TestValues:
             balanced = sk.balanced_accuracy_score(true, predicted)
             weighted = sk.f1_score(true, predicted, average="weighted", labels=present)
             macro = sk.f1_score(true, predicted, average="macro", labels=present)
+            precision = sk.precision_score(true, predicted, average="weighted", labels=present, zero_division=0)
             correlation = sk.matthews_corrcoef(true, predicted)
         for ours, theirs in zip(
             (metrics.precision(confusion), metrics.recall(confusion), metrics.f1(confusion)), per_class[:3], strict=True
@@ -81,6 +82,7 @@ class TestValues:
         assert metrics.accuracy(confusion) == pytest.approx(sk.accuracy_score(true, predicted))
         assert metrics.weighted_f1(confusion) == pytest.approx(weighted)
         assert metrics.macro_f1(confusion) == pytest.approx(macro)
+        assert metrics.weighted_precision(confusion) == pytest.approx(precision)
         assert metrics.matthews(confusion) == pytest.approx(correlation, abs=1e-9)
 
     @settings(max_examples=150, deadline=None, derandomize=True)
@@ -196,7 +198,7 @@ class TestIntervals:
                 expected = (min(low, s.value), max(high, s.value))
                 assert (s.low, s.high) == pytest.approx(expected, abs=0.25 * (high - low) + 1e-9), name
                 n_checked += 1
-        assert n_checked == 4 + 4 * 4
+        assert n_checked == 5 + 4 * 4
 
     @staticmethod
     def plain_bootstrap(true: Any, predicted: Any, probabilities: Any, n: int) -> dict[str, npt.NDArray[Any]]:
@@ -208,6 +210,7 @@ class TestIntervals:
             t, y, p = true[drawn], predicted[drawn], probabilities[drawn]
             parts = sk.precision_recall_fscore_support(t, y, labels=range(4), zero_division=0)
             row = {
+                "weighted_precision": np.average(parts[0], weights=parts[3]),
                 "weighted_f1": np.average(parts[2], weights=parts[3]),
                 "macro_f1": parts[2].mean(),
                 "mcc": sk.matthews_corrcoef(t, y),
@@ -273,3 +276,62 @@ class TestDifference:
         )
         assert value == high == 1.0
         assert low < 0.95
+
+
+class TestPairedDifference:
+    """Paired difference of any score of confusion matrices."""
+
+    @pytest.mark.parametrize("score", [metrics.accuracy, metrics.macro_f1, metrics.weighted_f1])
+    def test_agrees_with_a_plain_paired_bootstrap(self, score: Any) -> None:
+        true, predicted, _ = made_up(1, (60, 30, 20, 10))
+        other = np.where(np.random.default_rng(2).random(len(true)) < 0.7, predicted, (predicted + 1) % 4)
+
+        def difference(rows: Any) -> float:
+            pair = (metrics.confusion_matrix(true[rows], said[rows], n_classes=4) for said in (predicted, other))
+            return float(np.subtract(*map(score, pair)))
+
+        rng = np.random.default_rng(3)
+        members = [np.flatnonzero(true == code) for code in range(4)]
+        plain = [difference(np.concatenate([rng.choice(rows, len(rows)) for rows in members])) for _ in range(400)]
+        value, low, high = metrics.paired_difference(
+            true, predicted, other, score=score, n_classes=4, rng=np.random.default_rng(0), n_bootstrap=3000
+        )
+        assert value == pytest.approx(difference(np.arange(len(true))))
+        ends = np.quantile(plain, [0.025, 0.975])
+        np.testing.assert_allclose([low, high], ends, atol=0.25 * (ends[1] - ends[0]))
+
+    def test_repeated_cells_are_no_further_cells(self) -> None:
+        true, predicted, _ = made_up(1, (60, 30, 20, 10))
+        other = np.roll(predicted, 1)
+        once = metrics.paired_difference(
+            true, predicted, other, score=metrics.accuracy, n_classes=4, rng=np.random.default_rng(0), n_bootstrap=500
+        )
+        thrice = metrics.paired_difference(
+            *(np.tile(codes, 3) for codes in (true, predicted, other)),
+            score=metrics.accuracy,
+            n_classes=4,
+            rng=np.random.default_rng(0),
+            weights=np.full(3 * len(true), 1 / 3),
+            n_bootstrap=500,
+        )
+        assert thrice[0] == pytest.approx(once[0])
+        assert thrice[1:] == pytest.approx(once[1:], abs=0.02)
+
+
+class TestRankingArea:
+    """Whether members have higher scores."""
+
+    def test_value_and_interval(self) -> None:
+        rng = np.random.default_rng(0)
+        is_member = rng.random(200) < 0.3
+        scores = np.round(rng.normal(size=200) + is_member, 1)
+        value, low, high = metrics.ranking_area(scores, is_member, rng=rng, n_bootstrap=2000)
+        assert value == pytest.approx(sk.roc_auc_score(is_member, scores))
+        # DeLong et al. 1988, Biometrics 44:837: the standard error of an area.
+        ours, others = scores[is_member][:, None], scores[~is_member][None]
+        above = (ours > others) + (ours == others) / 2
+        error = np.sqrt(
+            above.mean(axis=1).var(ddof=1) / above.shape[0] + above.mean(axis=0).var(ddof=1) / above.shape[1]
+        )
+        assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.08)
+        assert low < value < high

@@ -18,7 +18,12 @@ from stainfree.errors import StainfreeError
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "report.ipynb"
 CLASSES = ("Interphase", "Anaphase")
 # (model, loss) -> balanced accuracy on validation and on test; the best on test is not the best on validation.
-SCORES = {("cnn3", "inv_weighted"): (0.71, 0.625), ("fc", "inv_weighted"): (0.64, 0.9), ("trivial", "none"): (0.5, 0.5)}
+SCORES = {
+    ("cnn3", "inv_weighted"): (0.71, 0.625),
+    ("fc", "inv_weighted"): (0.64, 0.9),
+    ("fc", "unweighted"): (0.6, 0.8),
+    ("trivial", "none"): (0.5, 0.5),
+}
 
 
 def metric_rows(model: str, loss: str, validation: float, test: float) -> list[dict[str, Any]]:
@@ -57,7 +62,14 @@ def project(tmp_path: Path) -> dict[str, Any]:
         "parts": [{"fold": 0, "seed": 0, "sha256": "feed"}],
     }
     files.write_json(folder / "holdout" / "cnn3" / "inv_weighted" / "model.json", about)
-    claims = {"claim": "fc never predicts Anaphase", "where": "5.2", "measure": "cells", "value": 3.0, "ci_low": 1.0}
+    claims = {
+        "id": "never",
+        "claim": "fc never predicts Anaphase",
+        "where": "5.2",
+        "measure": "cells",
+        "value": 3.0,
+        "ci_low": 1.0,
+    }
     claims |= {"ci_high": 6.0, "n_cells": 204, "verdict": "does not hold", "note": "it does for <3> cells"}
     files.write_csv(folder / "claims.csv", pd.DataFrame([claims]))
     figure, axes = plt.subplots(figsize=(2, 1))
@@ -125,6 +137,13 @@ class TestMetrics:
         assert (best.model, best.test["value"], best.published) == ("cnn3", 0.625, 0.4827)
         assert headline.best_pair(metrics[metrics["model"] == "trivial"], variant="holdout") is None
 
+    def test_a_model_of_fewer_folds_is_not_the_headline(self, project: dict[str, Any]) -> None:
+        metrics = headline.read_metrics(Path(project["results"]) / "cells" / "espinosa" / "metrics.csv")
+        metrics.loc[metrics["model"] == "cnn3", "n_cells"] -= 1
+        best = headline.best_pair(metrics, variant="holdout")
+        assert best is not None
+        assert (best.model, best.loss) == ("fc", "inv_weighted")
+
     def test_names_what_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(StainfreeError, match=r"metrics\.csv: no such file; run the evaluation first"):
             headline.read_metrics(tmp_path / "metrics.csv")
@@ -184,6 +203,165 @@ class TestSections:
         assert text.rindex("trivial answer") > text.rindex("cnn3")
         told = report.Report(**project, files=["metrics.csv"]).chosen()
         assert "source by source" not in told
+
+    def test_one_loss_each_is_shown_once_and_without_losses(self, project: dict[str, Any]) -> None:
+        path = Path(project["results"]) / "cells" / "espinosa" / "metrics.csv"
+        metrics = pd.read_csv(path)
+        files.write_csv(path, metrics[(metrics["model"] != "fc") | (metrics["loss"] == "inv_weighted")])
+        page = report.Report(**project)
+        assert page.pairs() == ""
+        assert "Each model has one loss." in page.chosen()
+        assert "inv weighted" not in page.chosen()
+        assert "inv weighted" not in page.headline()
+
+    def test_the_main_variant_stands_open_before_the_others(self, project: dict[str, Any]) -> None:
+        path = Path(project["results"]) / "cells" / "espinosa" / "metrics.csv"
+        metrics = pd.read_csv(path)
+        changed = metrics.assign(variant="D3", value=metrics["value"] / 2, ci_low=0.0)
+        files.write_csv(path, pd.concat([metrics, changed]))
+        text = report.Report(**project, main="D3").pairs()
+        assert text.index("Variant D3") < text.index("<details><summary>Variant holdout")
+        assert "<details><summary>Variant D3" not in text
+        assert "31.2 %" in report.Report(**project, main="D3").headline()
+        assert "62.5 %" in report.Report(**project).headline()
+
+    def test_a_model_of_fewer_folds_says_so(self, project: dict[str, Any]) -> None:
+        folder = Path(project["results"]) / "cells" / "espinosa"
+        metrics = pd.read_csv(folder / "metrics.csv")
+        single = [metrics[(metrics["model"] != "fc") | (fold == 0)].assign(fold=str(fold)) for fold in range(3)]
+        files.write_csv(folder / "metrics.csv", pd.concat([metrics, *single]))
+        cells = pd.DataFrame({"fold": range(3), "class": "Interphase", "subset": "test"})
+        cells.to_parquet(folder / "holdout" / "split.parquet")
+        about = files.read_json(folder / "holdout" / "cnn3" / "inv_weighted" / "model.json")
+        for loss in ("inv_weighted", "unweighted"):
+            files.write_json(folder / "holdout" / "fc" / loss / "model.json", {**about, "model": "fc", "loss": loss})
+        page = report.Report(**project)
+        few = '<small class="few">1 of 3 folds</small>'
+        assert page.pairs().count(few) == 2
+        assert f"<td>fc{few}" in page.method()
+        assert f"<td>cnn3{few}" not in page.method()
+        assert "Not all models ran on all folds: fc (1 of 3 folds)." in page.limits()
+
+    def test_footnotes_stand_at_their_numbers_and_below_the_table(self, project: dict[str, Any]) -> None:
+        study = yaml.safe_load(Path(project["study"]).read_text(encoding="utf-8"))
+        study["footnotes"] = {
+            "one": "It says another thing in its introduction.",
+            "two": "On other cells.",
+            "three": "3.",
+        }
+        placed = [{"id": "one", "at": {"model": "cnn3", "subset": "test", "published": True}}, "two"]
+        study["tables"] = {"balanced_accuracy": {"paper": "Table 2", "footnotes": placed}}
+        study["claims"] = [{"id": "never", "footnotes": ["three"]}]
+        study["figures"]["curves"]["footnotes"] = ["one"]
+        study["rivals"] = [{"name": "Jin", "accuracy": 0.821, "where": "section 1", "footnote": "three"}]
+        files.write_text(project["study"], yaml.safe_dump(study))
+        page = report.Report(**project)
+        text = page.chosen()
+        assert "<strong>Table 2 of the study.</strong>" in text
+        assert "<sup>a</sup></span></caption>" in text
+        assert "study 48.3 %<sup>b</sup>" in text
+        assert "Jin at 82.1 % accuracy<sup>c</sup> (section 1)" in text
+        below = text[text.index("</table>") :]
+        assert below.index("<sup>a</sup> On other cells.") < below.index("<sup>b</sup> It says another thing")
+        assert "<sup>c</sup> 3." in below
+        assert "Anaphase<sup>a</sup><small>5.2" in page.claims()
+        assert "Loss against step.<sup>a</sup>" in page.figures()
+        for section in (page.chosen(), page.claims(), page.figures()):
+            assert '<ol class="footnotes">' in section
+
+    def test_tables_of_a_study(self, project: dict[str, Any]) -> None:
+        row = {
+            "panel": "", "row": "trivial", "column": "accuracy", "variant": "holdout", "model": "trivial",
+            "loss": "none", "class": "all", "metric": "accuracy", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6,
+            "n_cells": 10, "n_folds": 1, "n_folds_of_split": 5, "published": None,
+        }  # fmt: skip
+        rows = [{**row, "row": "cnn3", "model": "cnn3", "value": 0.61, "published": 0.7}, row]
+        path = Path(project["results"]) / "cells" / "espinosa" / "tables" / "by_parameter.csv"
+        files.write_csv(path, pd.DataFrame(rows))
+        text = report.Report(**project).tables()
+        assert "Tables of the study" in text
+        assert '61.0 %<small>40.0–60.0 %<span class="comma">, </span><span class="cells">10 cells</span>' in text
+        assert '<small class="few">1 of 5 folds</small><small class="study">study 70 %</small>' in text
+        assert '<tr class="trivial"><td>trivial answer</td>' in text
+        assert report.Report(**project, files=["metrics.csv"]).tables() == ""
+
+    def test_the_studys_own_number_stands_beside_ours(self, project: dict[str, Any]) -> None:
+        path = Path(project["results"]) / "cells" / "espinosa" / "metrics.csv"
+        metrics = pd.read_csv(path)
+        test = metrics[(metrics["metric"] == "balanced_accuracy") & (metrics["subset"] == "test")]
+        files.write_csv(path, pd.concat([metrics, test.assign(metric="macro_f1")]))
+        study = yaml.safe_load(Path(project["study"]).read_text(encoding="utf-8"))
+        study["headline"] = {"model": "fc", "variant": "holdout", "metrics": {"macro_f1": 0.71}, "where": "table II"}
+        files.write_text(project["study"], yaml.safe_dump(study))
+        text = report.Report(**project).headline()
+        assert "macro F1 of fc in variant holdout (table II)" in text
+        assert "<td>macro F1</td>" in text
+        assert '<small class="study">study 0.71</small>' in text
+
+    def test_the_mean_over_drawings_stands_first(self, project: dict[str, Any]) -> None:
+        rows = [
+            {"panel": panel, "row": "cnn3", "column": "balanced accuracy", "model": "cnn3", "loss": "inv_weighted",
+             "metric": "balanced_accuracy", "value": value, "ci_low": 0.5, "ci_high": 0.7, "n_cells": 204}
+            for panel, value in (("mean over a, b", 0.601), ("a", 0.55))
+        ]  # fmt: skip
+        path = Path(project["results"]) / "cells" / "espinosa" / "tables" / "over_seeds.csv"
+        files.write_csv(path, pd.DataFrame(rows))
+        text = report.Report(**project).headline()
+        assert "cnn3, mean over a, b" in text
+        assert "60.1 %" in text
+
+    @pytest.mark.parametrize(("channels", "stained"), [(["PI"], True), (["BF", "DF"], False)])
+    def test_a_stain_is_told(self, project: dict[str, Any], channels: list[str], stained: bool) -> None:
+        path = Path(project["results"]) / "cells" / "espinosa" / "holdout" / "cnn3" / "inv_weighted" / "model.json"
+        files.write_json(path, {**files.read_json(path), "channels": channels})
+        page = report.Report(**project)
+        assert ("The scores must not be compared with stain-free ones" in page.question()) is stained
+        assert ("must not be compared with stain-free ones" in page.limits()) is stained
+        assert ("The models see no stain" in page.question()) is not stained
+
+    def test_variants_and_recipes_are_told(self, project: dict[str, Any]) -> None:
+        variants = [
+            {"name": "holdout", "split": {"kind": "kfold", "folds": 5}, "augment": {"flip": True, "blur": 1.0},
+             "balance": "upsample", "models": ["cnn3"]},
+            {"name": "other", "split": {"kind": "kfold", "folds": 5}, "augment": {}, "balance": None, "models": None},
+        ]  # fmt: skip
+        path = Path(project["results"]) / "cells" / "espinosa" / "metrics.csv"
+        metrics = pd.read_csv(path)
+        files.write_csv(path, pd.concat([metrics, metrics.assign(variant="other")]))
+        text = report.Report(**{**project, "config": json.dumps({"experiment": {"variants": variants}})}).method()
+        assert "<td>kind kfold, folds 5</td><td>flip, blur 1.0</td><td>upsample</td>" in text
+        assert "<td>none</td><td>as in the recipe</td>" in text
+        assert "learning rate 0.01" in text
+
+    def test_a_search_tells_what_was_tried_and_found(self, project: dict[str, Any]) -> None:
+        assert str(report.Report(**project).searches()).strip() == ""
+        folder = Path(project["results"]) / "cells" / "espinosa" / "holdout" / "cnn3" / "inv_weighted"
+        about = files.read_json(folder / "model.json") | {"params": {"kernels": [16, 64]}}
+        settings = {"learning_rate": 0.000427, "kernels": [32, 32]}
+        about["parts"][0]["tuned"] = settings
+        files.write_json(folder / "model.json", about)
+        space = {"learning_rate": {"low": 1e-4, "high": 3e-3, "log": True}, "kernels": [[16, 64], [32, 32]]}
+        told = {"trials": 2, "folds": 3, "space": space, "metric": "macro_f1", "epochs": 6}
+        found = {"fold": 0, "settings": settings, "score": 0.52727, "trials": 2}
+        files.write_json(folder / "tuning" / "best.json", {"folds": [found], "search": told})
+        trials = [
+            (0, 1, "diverged", {"learning_rate": 0.003, "kernels": [16, 64]}, 0.0),
+            (0, 2, "finished", settings, 0.52727),
+        ]
+        columns = ["fold", "number", "state", "settings", "mean"]
+        table = pd.DataFrame([(*row[:3], json.dumps(row[3]), row[4]) for row in trials], columns=columns)
+        files.write_csv(folder / "tuning" / "trials.csv", table)
+        said = str(report.Report(**project).searches())
+        assert "inside its training part alone" in said
+        assert "mean macro F1 over 3 inner folds, after 6 epochs" in said
+        for cells in (
+            ["tried", "0.0001 to 0.003", "16-64, 32-32"],
+            ["without search", "0.01", "16-64"],
+            ["found for fold 0", "0.000427", "32-32"],
+        ):
+            assert "".join(f"<td>{cell}</td>" for cell in cells) in said
+        # Best first.
+        assert said.index("0.527</td><td></td>") < said.index("0.000</td><td>diverged</td>")
 
     def test_counts_cells_and_tells_what_was_left_out(self, project: dict[str, Any]) -> None:
         text = report.Report(**project).cells()
@@ -246,6 +424,28 @@ class TestSections:
         assert "study 48.3 %" not in bare.pairs()
 
 
+class TestCaptions:
+    """What stands below a figure that no study names."""
+
+    TOLD: dict[str, Any] = {"saliency_s_wrong": {"paper": "Figure 5", "caption": "Wrong S cells."}}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("name", "caption"),
+        [
+            ("saliency_s_wrong", "Wrong S cells."),
+            (
+                "saliency_g1_right",
+                "Where the models look in test cells that the judging model got right, or wrong: g1 right.",
+            ),
+            ("embedding_nagao6", "Three-dimensional UMAP of the embeddings of test cells: nagao6."),
+            ("curves", "Loss and balanced accuracy on training and validation cells."),
+            ("something_else", "Something else."),
+        ],
+    )
+    def test_caption(self, name: str, caption: str) -> None:
+        assert report._about_figure(name, self.TOLD)["caption"] == caption
+
+
 class Loads(HTMLParser):
     """Collect what a page would load by itself."""
 
@@ -303,6 +503,20 @@ def test_the_front_page_links_what_is_there(project: dict[str, Any], tmp_path: P
     assert "62.5 %" in text
     assert "204 test cells" in text
     assert "Simulated" not in text
+
+
+def test_the_front_page_shows_the_main_variant_and_warns_of_a_stain(project: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "cells" / "espinosa"
+    metrics = pd.read_csv(folder / "metrics.csv")
+    changed = metrics.assign(variant="D3", value=metrics["value"] / 2)
+    files.write_csv(folder / "metrics.csv", pd.concat([metrics, changed]).assign(channels="PI"))
+    (folder / "report.html").write_text("x")
+    out = tmp_path / "results" / "index.html"
+    for main, percent in (({}, "62.5 %"), ({"espinosa": "D3"}, "31.2 %"), ({"espinosa": "gone"}, "62.5 %")):
+        front_page.write(tmp_path / "results", data=tmp_path / "data", out=out, main=main)
+        text = out.read_text(encoding="utf-8")
+        assert percent in text
+        assert "not to be compared with stain-free scores" in text
 
 
 def test_an_empty_front_page_says_so(tmp_path: Path) -> None:

@@ -63,6 +63,15 @@ class TestClassCounts:
         assert table[["train", "validation", "test"]].to_numpy().tolist() == [[7, 0, 2], [1, 0, 0]]
         assert table["published_train"].tolist() == [70, 2]
         assert table["published_validation"].isna().tolist() == [False, True]
+        assert table["all"].tolist() == [9, 1]
+        assert table["published_all"].isna().all()
+
+    def test_published_counts_of_all_cells_stand_beside_every_variant(self) -> None:
+        drawn = split({(0, "Interphase", "train"): 7, (0, "Anaphase", "train"): 1})
+        study = {"class_counts": {"Interphase": {"all": 257}}}
+        table = tables.class_counts({"D1": drawn, "D2": drawn}, classes=["Interphase", "Anaphase"], study=study)
+        assert table["published_all"].tolist() == [257, pd.NA, 257, pd.NA]
+        assert table["published_train"].isna().all()
 
     def test_folds_and_other_variants(self) -> None:
         drawn = split({(fold, "Interphase", "test"): 3 + fold for fold in range(2)})
@@ -87,6 +96,18 @@ class TestBalancedAccuracy:
         assert table["train_ci_low"].tolist() == pytest.approx([-0.001, 0.999, 1.999, 2.999])
         assert table["test_n_cells"].tolist() == [100, 101, 102, 103]
         assert table["published_test"].isna().all()
+
+    def test_folds_of_a_model_and_of_its_split(self) -> None:
+        single = [scored(PAIRS).assign(fold=str(fold)) for fold in range(5)]
+        some = single[0].query("variant == 'kfold' or model == 'trivial'")
+        whole = pd.concat([scored(PAIRS), some, *(table.query("variant == 'holdout'") for table in single[1:])])
+        folds_of_split = {"holdout": 5, "kfold": 3}
+        for table in (
+            tables.balanced_accuracy(whole, CHOSEN, folds_of_split=folds_of_split),
+            tables.scores(whole, folds_of_split=folds_of_split),
+        ):
+            assert table["n_folds"].tolist() == [5, 4, 4, 1]
+            assert table["n_folds_of_split"].tolist() == [5, 5, 5, 3]
 
     def test_classes_without_cells_are_named(self) -> None:
         table = tables.balanced_accuracy(scored(PAIRS), CHOSEN)

@@ -69,6 +69,14 @@ def headline(table: pd.DataFrame) -> pd.DataFrame:
     return pooled[~has_mean | (pooled["seed"] == MEAN)].reset_index(drop=True)
 
 
+def count_folds(table: pd.DataFrame) -> dict[Pair, int]:
+    """Count the folds whose cells a model has scores of, by (variant, model, loss): it may have run on some alone."""
+    pair = ["variant", "model", "loss"]
+    folds = table.loc[table["fold"] != POOLED, [*pair, "fold"]].drop_duplicates()
+    counts = folds.groupby(pair, sort=False, as_index=False).size()
+    return {(variant, model, loss): n for variant, model, loss, n in counts.itertuples(index=False, name=None)}
+
+
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a predictions table and refuse what cannot be scored.
 

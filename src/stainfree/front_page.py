@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stainfree import files
-from stainfree.headline import best_pair, read_metrics, trivial_row
+from stainfree.headline import best_pair, is_stained, read_metrics, trivial_row
 from stainfree.pages import interactive_pages, page, render, words
 
 logger = logging.getLogger(__name__)
 
 
-def _entry(report: Path, results: Path, data: Path) -> dict[str, Any]:
-    """Return what the front page says of one report."""
+def _entry(report: Path, results: Path, data: Path, main: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the front page says of one report; `main` as in `write`."""
     folder = report.parent
     converted = data / f"{folder.parent.name}.json"
     kind = files.read_json(converted)["kind"] if converted.is_file() else folder.parent.name
     metrics = read_metrics(folder / "metrics.csv")
-    variant = str(metrics["variant"].iloc[0])
     first = metrics.iloc[0]
+    variant = main.get(folder.name) or str(first["variant"])
+    if variant not in set(metrics["variant"]):  # a report of other settings
+        variant = str(first["variant"])
+    channels = str(first["channels"]).split("+")
     classes = [name for name in metrics["class"].unique() if name != "all"]
     return {
         "dataset": folder.parent.name,
         "experiment": folder.name,
         "href": report.relative_to(results).as_posix(),
         "simulated": kind == "simulated",
+        "variant": variant if metrics["variant"].nunique() > 1 else "",
         "best": best_pair(metrics, variant=variant),
         "trivial": trivial_row(metrics, variant=variant),
-        "channels": str(first.get("channels", "")).replace("+", " ").replace(",", " ").split(),
+        "channels": channels,
+        "stained": is_stained(channels),
         "classes": classes,
         "interactive": interactive_pages(folder, results),
         "tables": [
@@ -41,7 +47,13 @@ def _entry(report: Path, results: Path, data: Path) -> dict[str, Any]:
     }
 
 
-def write(results: str | os.PathLike[str], *, data: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+def write(
+    results: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    main: Mapping[str, str] | None = None,
+) -> None:
     """Write the front page over all reports that were built.
 
     Parameters
@@ -52,9 +64,12 @@ def write(results: str | os.PathLike[str], *, data: str | os.PathLike[str], out:
         The folder `data/`, whose conversion reports tell which cells are simulated.
     out
         HTML to write, in that folder, atomically.
+    main
+        Experiment -> the variant that stands for it; the first of its metrics where it is not named.
     """
     results = Path(results)
     reports = sorted(results.glob("*/*/report.html"))
-    entries = [_entry(path, results, Path(data)) for path in reports if (path.parent / "metrics.csv").is_file()]
+    scored = [path for path in reports if (path.parent / "metrics.csv").is_file()]
+    entries = [_entry(path, results, Path(data), main or {}) for path in scored]
     files.write_text(out, page("stainfree", render("index", entries=entries)))
     logger.info("front page over %d reports", len(entries))

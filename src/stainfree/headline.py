@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from stainfree import evaluation
 from stainfree.errors import StainfreeError
 from stainfree.evaluation import TRIVIAL
 from stainfree.pages import is_missing
+
+STAIN_FREE = {"BF", "DF"}
+"""Channels that need no stain."""
 
 
 def read_metrics(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -41,6 +44,11 @@ def balanced_accuracy(metrics: pd.DataFrame, *, subset: str, **where: str) -> di
     return pick(metrics, metric="balanced_accuracy", subset=subset, **where, **{"class": "all"})
 
 
+def is_stained(channels: Sequence[str]) -> bool:
+    """Tell whether a stain is among the channels; its scores must not be compared with stain-free ones."""
+    return bool(set(channels) - STAIN_FREE)
+
+
 @dataclass(frozen=True)
 class Pair:
     """A model and a loss, with its scores."""
@@ -54,9 +62,13 @@ class Pair:
 
 
 def best_pair(metrics: pd.DataFrame, *, variant: str, published: Mapping[str, float] | None = None) -> Pair | None:
-    """Return the pair with the best balanced accuracy on *validation*; the first in the table where several tie."""
+    """Return the pair with the best balanced accuracy on *validation*; the first in the table where several tie.
+
+    A model that ran on some folds alone has fewer test cells than others, and takes no part.
+    """
     best = None
     learned = metrics[(metrics["variant"] == variant) & (metrics["model"] != TRIVIAL)]
+    n_cells = learned.loc[learned["subset"] == "test", "n_cells"].max()
     for model, loss in learned[["model", "loss"]].drop_duplicates().itertuples(index=False):
         scores = [
             balanced_accuracy(learned, subset=subset, model=model, loss=loss) for subset in ("validation", "test")
@@ -64,6 +76,8 @@ def best_pair(metrics: pd.DataFrame, *, variant: str, published: Mapping[str, fl
         if any(row is None or is_missing(row["value"]) for row in scores):
             continue
         validation, test = (row for row in scores if row is not None)
+        if test["n_cells"] < n_cells:
+            continue
         if best is None or validation["value"] > best.validation["value"]:
             best = Pair(model, loss, validation, test, (published or {}).get(model))
     return best

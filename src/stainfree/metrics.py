@@ -5,10 +5,10 @@ matrix is (..., true class, predicted class), so that one matrix and thousands o
 lines.
 
 Where a score is not defined
-    A class without cells has NaN for all of its own scores and takes no part in balanced accuracy, macro F1 and
-    weighted F1. A class that has cells and is never predicted has precision 0, and where all cells are of one class,
-    or all are predicted as one class, the Matthews correlation is 0: both as in scikit-learn. A class that all cells
-    belong to has no ROC-AUC.
+    A class without cells has NaN for all of its own scores and takes no part in balanced accuracy, macro F1, weighted
+    F1 and weighted precision. A class that has cells and is never predicted has precision 0, and where all cells are of
+    one class, or all are predicted as one class, the Matthews correlation is 0: both as in scikit-learn. A class that
+    all cells belong to has no ROC-AUC.
 
 Intervals
     Wilson for a recall and for accuracy; the Beta posteriors of the recalls for balanced accuracy; a percentile
@@ -23,6 +23,7 @@ Weights
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,11 @@ def macro_f1(confusion: Floats) -> Floats:
 def weighted_f1(confusion: Floats) -> Floats:
     """Mean F1 weighted by the number of cells of each class, (...)."""
     return _mean(f1(confusion), confusion.sum(axis=-1))
+
+
+def weighted_precision(confusion: Floats) -> Floats:
+    """Mean precision weighted by the number of cells of each class, (...); so weighted, recall is `accuracy`."""
+    return _mean(precision(confusion), confusion.sum(axis=-1))
 
 
 def accuracy(confusion: Floats) -> Floats:
@@ -318,6 +324,66 @@ def balanced_accuracy_difference(
     return value, *interval(draws, value)
 
 
+def paired_difference(
+    true: Codes,
+    predicted: Codes,
+    predicted_other: Codes,
+    *,
+    score: Callable[[Floats], Floats],
+    n_classes: int,
+    rng: np.random.Generator,
+    weights: Floats | None = None,
+    n_bootstrap: int,
+) -> tuple[float, float, float]:
+    """Difference of two models' scores on the same cells, with a bootstrap of the cells within each true class.
+
+    What both models say of a cell is redrawn together, so that what they have in common cancels out.
+
+    Parameters
+    ----------
+    true, predicted, predicted_other
+        (cell,) class codes.
+    score
+        Maps confusion matrices (..., true class, predicted class) to (...).
+
+    Returns
+    -------
+    tuple of float
+        Value (first less other), lower and upper end.
+    """
+    counts = _cross_count(
+        true, predicted * n_classes + predicted_other, shape=(n_classes, n_classes**2), weights=weights
+    )
+
+    def difference(of_both: Floats) -> Floats:
+        apart = of_both.reshape(*of_both.shape[:-1], n_classes, n_classes)
+        return score(apart.sum(axis=-1)) - score(apart.sum(axis=-2))
+
+    value = float(difference(counts))
+    return value, *interval(difference(_resample_rows(counts, n_bootstrap=n_bootstrap, rng=rng)), value)
+
+
+def ranking_area(
+    scores: npt.NDArray[np.floating], is_member: npt.NDArray[np.bool_], *, rng: np.random.Generator, n_bootstrap: int
+) -> tuple[float, float, float]:
+    """Return how probably a member has a higher score than another cell, a tie counting half, with a bootstrap.
+
+    Members and others, (cell,), are redrawn apart.
+
+    Returns
+    -------
+    tuple of float
+        Value (the area under the ROC curve), lower and upper end.
+    """
+    ranking = _Ranking.of(scores, is_member)
+    n_members = len(ranking.members)
+    bins = np.bincount(ranking.bin_of, minlength=ranking.n_bins).astype(np.float64)
+    value = float(ranking.scores(np.ones((1, n_members)), bins[None])[0][0])
+    members = rng.multinomial(n_members, np.full(n_members, 1 / n_members), size=n_bootstrap).astype(np.float64)
+    drawn = rng.multinomial(round(bins.sum()), bins / bins.sum(), size=n_bootstrap).astype(np.float64)
+    return value, *interval(ranking.scores(members, drawn)[0], value)
+
+
 def _resample_rows(counts: Floats, *, n_bootstrap: int, rng: np.random.Generator) -> Floats:
     """Redraw the cells of each true class from (true class, column) counts: (replicate, true class, column)."""
     replicates = np.zeros((n_bootstrap, *counts.shape))
@@ -369,8 +435,13 @@ def _resample_probabilities(
 
 # All scores of one group of cells
 
-OVERALL = ("balanced_accuracy", "accuracy", "weighted_f1", "macro_f1", "mcc", "ece")
+OVERALL = ("balanced_accuracy", "accuracy", "weighted_precision", "weighted_f1", "macro_f1", "mcc", "ece")
 PER_CLASS = ("precision", "recall", "f1", "roc_auc", "average_precision")
+
+
+def in_words(metric: str) -> str:
+    """Write the name of a score as a reader knows it, such as ``macro F1``."""
+    return metric.replace("_", " ").replace("f1", "F1")
 
 
 def score(
@@ -411,6 +482,7 @@ def score(
     right, n = float(_correct(confusion).sum()), float(n_cells.sum())
     draws = {
         "balanced_accuracy": balanced_accuracy_draws(confusion, rng=beta_rng),
+        "weighted_precision": weighted_precision(redrawn),
         "weighted_f1": weighted_f1(redrawn),
         "macro_f1": macro_f1(redrawn),
         "mcc": matthews(redrawn),
@@ -419,6 +491,7 @@ def score(
     values: dict[str, Any] = {
         "balanced_accuracy": balanced_accuracy(confusion),
         "accuracy": accuracy(confusion),
+        "weighted_precision": weighted_precision(confusion),
         "weighted_f1": weighted_f1(confusion),
         "macro_f1": macro_f1(confusion),
         "mcc": matthews(confusion),

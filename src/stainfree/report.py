@@ -18,19 +18,40 @@ from typing import Any
 
 import pandas as pd
 
-from stainfree import attempts, costs, evaluation, files
+from stainfree import attempts, costs, evaluation, files, layout
 from stainfree.evaluation import TRIVIAL
-from stainfree.headline import Pair, balanced_accuracy, best_pair, pick, read_metrics, trivial_row
+from stainfree.footnotes import Notes
+from stainfree.headline import Pair, balanced_accuracy, best_pair, is_stained, pick, read_metrics, trivial_row
+from stainfree.metrics import in_words
 from stainfree.pages import Html, count, data_uri, interactive_pages, is_missing, render, words
 from stainfree.schemes import STAGES
 
 SUBSETS = ("train", "validation", "test")
-STAIN_FREE = {"BF", "DF"}
 FEW_CELLS = 30
-CHAIN = ("download", "convert", "split", "train", "evaluate")
+CHAIN = ("download", "convert", "split", "tune", "train", "evaluate")
 # Rules whose jobs are named after a training.
-TRAINING = {"train", "train_part", "join_parts"}
+TRAINING = {"tune", "train", "train_part", "join_parts"}
 BADGES = {"holds": "holds", "does not hold": "fails"}
+# Values that go without saying in a recipe: nothing is switched on, or it is as everywhere.
+UNTOLD: tuple[object, ...] = (None, False, 0, "none", [])
+USUAL = {"schedule": "constant", "decay": 0.1, "validate": "epoch", "monitor": "balanced_accuracy", "views": 1}
+# Table or figure -> its caption where no study gives one.
+CAPTIONS = {
+    "over_seeds": "Means over drawings of the split that differ by their seed alone, of the scores on all cells, each "
+    "of which is a test cell once in each drawing. The interval is the mean of the drawings' intervals: they share "
+    "their cells, so that three of them say hardly more about other cells than one.",
+    "examples": "Example cells of each stage, in each channel.",
+    "architecture": "Architecture of the models, drawn from the trained models themselves.",
+    "curves": "Loss and balanced accuracy on training and validation cells.",
+    "confusion_train": "What the training cells of each class were taken for.",
+    "confusion_test": "What the test cells of each class were taken for.",
+    "confusion_test_all": "What the test cells of each class were taken for, by every model under every loss.",
+    "class_counts": "Cells per stage.",
+    "saliency": "Where the models look in test cells that the judging model got right, or wrong",
+    "embedding": "Three-dimensional UMAP of the embeddings of test cells",
+    "bars": "Scores on the test cells with their 95 % intervals",
+    "parameters": "Scores against the number of parameters.",
+}
 
 
 def _mapping(value: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +77,8 @@ class Report:
         Folder of logs and benchmark files.
     provenance, config
         Mappings to show, or JSON text of such.
+    main
+        The variant that stands first and whose figures are drawn; the first of the metrics where empty.
     files
         Names of the files below the experiment's folder that the run made, or JSON text of such: others there are
         leftovers of other settings and are not shown. Empty: all that is there.
@@ -70,6 +93,8 @@ class Report:
     provenance: str | Mapping[str, Any] = field(default_factory=dict)
     config: str | Mapping[str, Any] = field(default_factory=dict)
     files: str | Sequence[str] = ()
+    main: str = ""
+    _splits: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def _made(self, name: str) -> bool:
         """Tell whether the run made the file `name` below the experiment's folder."""
@@ -87,6 +112,24 @@ class Report:
     def metrics(self) -> pd.DataFrame:
         """Headline rows of the metrics."""
         return read_metrics(self.folder / "metrics.csv")
+
+    @cached_property
+    def n_folds(self) -> dict[tuple[str, str, str], int]:
+        """(variant, model, loss) -> the folds that it was scored on."""
+        return evaluation.count_folds(evaluation.read_metrics(self.folder / "metrics.csv"))
+
+    def _fewer_folds(self, variant: str, model: str, loss: str) -> str:
+        """Say ``1 of 5 folds`` where a model ran on fewer folds than its split has."""
+        split = self._split(variant)
+        return layout.folds(self.n_folds.get((variant, model, loss)), split["fold"].nunique() if len(split) else None)
+
+    def _notes(self, table: str) -> Notes:
+        """Return the footnotes of one of the study's tables."""
+        return Notes(self.told.get("footnotes", {}), self._about(table).get("footnotes", ()))
+
+    def _about(self, table: str) -> dict[str, Any]:
+        """Return what the study says of one of its tables."""
+        return dict(self.told.get("tables", {}).get(table) or {})
 
     @cached_property
     def told(self) -> dict[str, Any]:
@@ -137,8 +180,14 @@ class Report:
 
     @property
     def variant(self) -> str:
-        """The first variant: the one whose figures are drawn."""
-        return str(self.metrics["variant"].iloc[0])
+        """The main variant: the one whose figures are drawn."""
+        return self.main or str(self.metrics["variant"].iloc[0])
+
+    @property
+    def variants(self) -> list[str]:
+        """All variants that were scored, the main one first."""
+        names = [str(name) for name in self.metrics["variant"].unique()]
+        return sorted(names, key=lambda name: name != self.variant)
 
     @property
     def simulated(self) -> bool:
@@ -149,6 +198,11 @@ class Report:
     def channels(self) -> list[str]:
         """Channels that the models see."""
         return list(self.models[0]["channels"]) if self.models else []
+
+    @property
+    def stained(self) -> bool:
+        """Whether the models see a stain."""
+        return is_stained(self.channels)
 
     @property
     def classes(self) -> list[str]:
@@ -205,14 +259,57 @@ class Report:
             question=self.told.get("question", asked),
             classes=self.classes,
             channels=self.channels,
-            stain_free=bool(self.channels) and set(self.channels) <= STAIN_FREE,
+            stained=self.stained,
             citation=self.told.get("citation", ""),
         )
 
     def headline(self) -> Html:
         """Give the headline number beside the trivial answer and the published one."""
         trivial = trivial_row(self.metrics, variant=self.variant)
-        return render("headline", best=self.best, trivial=trivial, recalls=self.recalls, verdict=self._verdict(trivial))
+        return render(
+            "headline",
+            best=self.best,
+            trivial=trivial,
+            recalls=self.recalls,
+            verdict=self._verdict(trivial),
+            study=self._study_headline(),
+            variant=self.variant,
+            mean=self._mean_over_seeds(),
+            several_losses=self.several_losses,
+            several_models=self.metrics.loc[self.metrics["model"] != TRIVIAL, "model"].nunique() > 1,
+        )
+
+    def _mean_over_seeds(self) -> dict[str, Any] | None:
+        """Return the headline's score as the mean over drawings of the split, where the experiment has that table."""
+        name = "tables/over_seeds.csv"
+        table = self._table(name) if self._made(name) else pd.DataFrame()
+        if table.empty or self.best is None:
+            return None
+        first = table[table["panel"] == table["panel"].iloc[0]]
+        return pick(first, model=self.best.model, loss=self.best.loss, metric="balanced_accuracy")
+
+    def _study_headline(self) -> dict[str, Any] | None:
+        """Set the number that the study puts first beside ours of the same model, and the trivial answer's."""
+        told = self.told.get("headline")
+        if not told:
+            return None
+        rows = []
+        for metric, published in told["metrics"].items():
+            where = {"variant": told["variant"], "metric": metric, "subset": "test", "class": evaluation.ALL}
+            ours, trivial = (pick(self.metrics, model=model, **where) for model in (told["model"], TRIVIAL))
+            if ours is not None and trivial is not None:
+                as_fraction = metric in layout.FRACTIONS
+                shown = {
+                    "ours": layout.number({**ours, "published": published}, as_fraction=as_fraction),
+                    "trivial": layout.number(trivial, as_fraction=as_fraction),
+                }
+                rows.append({"metric": in_words(metric), **shown})
+        return {**told, "rows": rows} if rows else None
+
+    @cached_property
+    def several_losses(self) -> bool:
+        """Whether any model was trained under more than one loss."""
+        return bool(self.metrics.groupby(["variant", "model"])["loss"].nunique().max() > 1)
 
     def _verdict(self, trivial: Mapping[str, Any] | None) -> str:
         """Say whether the headline is better than the trivial answer."""
@@ -231,10 +328,9 @@ class Report:
         split = self._split()
         names = [name for name in SUBSETS if name in set(split["subset"])] if len(split) else []
         first = split[split["fold"] == split["fold"].min()] if len(split) else split
-        rows = [
-            {"class": name, **{s: int(((first["class"] == name) & (first["subset"] == s)).sum()) for s in names}}
-            for name in (self.classes if len(split) else [])
-        ]
+        notes = self._notes("class_counts")
+        marks = notes.caption()  # the first letters
+        rows = [self._counted(name, first, names, notes) for name in (self.classes if len(split) else [])]
         return render(
             "data",
             data=self.data,
@@ -243,11 +339,34 @@ class Report:
             subsets=rows,
             subset_names=names,
             n_folds=split["fold"].nunique() if len(split) else 0,
+            about=self._about("class_counts"),
+            marks=marks,
+            notes=notes,
         )
 
-    def _split(self) -> pd.DataFrame:
-        path = self.folder / self.variant / "split.parquet"
-        return pd.read_parquet(path, columns=["fold", "class", "subset"]) if path.is_file() else pd.DataFrame()
+    def _counted(self, name: str, split: pd.DataFrame, subsets: Sequence[str], notes: Notes) -> dict[str, Any]:
+        """Count a class in each subset of one fold and in all, beside what the study printed."""
+        said = self.told.get("class_counts", {}).get(name, {})
+        counts = split.loc[split["class"] == name, "subset"].value_counts()
+        cells = []
+        for subset in [*subsets, evaluation.ALL]:
+            is_all = subset == evaluation.ALL
+            # Counts of subsets belong to the variant whose split is of the study's own kind.
+            is_told = is_all or self.variant == self.told.get("published_variant")
+            published = said.get(subset) if is_told else None
+            marks = "" if published is None else notes.at(published=True, subset=subset, **{"class": name})
+            n = int(counts.sum() if is_all else counts.get(subset, 0))
+            cells.append({"n": n, "published": published, "marks": marks})
+        return {"class": name, "counts": cells}
+
+    def _split(self, variant: str = "") -> pd.DataFrame:
+        """Return fold, class and subset of the cells in a variant, of the main one where none is named."""
+        name = variant or self.variant
+        if name not in self._splits:
+            path = self.folder / name / "split.parquet"
+            columns = ["fold", "class", "subset"]
+            self._splits[name] = pd.read_parquet(path, columns=columns) if path.is_file() else pd.DataFrame()
+        return self._splits[name]
 
     def _padding(self) -> Iterator[int]:
         """Yield the number of padding tiles of each montage."""
@@ -263,19 +382,67 @@ class Report:
             n_folds=split["fold"].nunique() if len(split) else 1,
             n_seeds=len({part["seed"] for part in parts}) or 1,
             models=self._model_rows(),
+            variants=self._variant_rows(),
+            main=self.variant,
             assumptions=self.told.get("assumptions", []),
             footnotes=self.told.get("footnotes", {}),
         )
 
-    def _model_rows(self) -> list[dict[str, Any]]:
-        """Describe each model once, with all its losses."""
-        rows: dict[str, dict[str, Any]] = {}
+    def searches(self) -> Html:
+        """Show which settings were searched, where and how, and what was found; nothing where none were."""
+        return render("searches", searches=list(self._searches()))
+
+    def _searches(self) -> Iterator[dict[str, Any]]:
+        """Yield each search: what was tried, and the best of it for each fold."""
         for about in self.models:
+            folder = self.folder / about["variant"] / about["model"] / about["loss"] / "tuning"
+            if not any("tuned" in part for part in about["parts"]) or not (folder / "best.json").is_file():
+                continue
+            best, trials = files.read_json(folder / "best.json"), pd.read_csv(folder / "trials.csv")
+            own = {**about["params"], **(about["recipe"] or {})}
+            space = {
+                key: values if isinstance(values, list) else f"{values['low']:g} to {values['high']:g}"
+                for key, values in best["search"]["space"].items()
+            }
+            yield {
+                **{key: about[key] for key in ("variant", "model", "loss")},
+                "metric": in_words(best["search"]["metric"]),
+                "epochs": best["search"]["epochs"],
+                "n_inner": best["search"]["folds"],
+                "keys": [
+                    {"name": words(key), "tried": _each(space[key]), "own": _each([own.get(key)])} for key in space
+                ],
+                "folds": [
+                    {**one, "settings": [_each([one["settings"][key]]) for key in space]} for one in best["folds"]
+                ],
+                "trials": [
+                    {**row, "settings": [_each([json.loads(row["settings"])[key]]) for key in space]}
+                    for row in trials.sort_values(["fold", "mean"], ascending=[True, False]).to_dict("records")
+                ],
+            }
+
+    def _variant_rows(self) -> list[dict[str, str]]:
+        """Describe each variant as the config does; none where there is one alone."""
+        told = _mapping(self.config).get("experiment", {}).get("variants", [])
+        if len(told) < 2:
+            return []
+        return [
+            {
+                "name": one["name"],
+                "split": _plain({key: value for key, value in one["split"].items() if value is not None}),
+                "augment": "as in the recipe" if one.get("augment") is None else _plain(one["augment"]) or "none",
+                "balance": words(one.get("balance") or "as in the recipe"),
+                "models": ", ".join(one.get("models") or []) or "all",
+            }
+            for one in told
+            if one["name"] in self.variants
+        ]
+
+    def _model_rows(self) -> list[dict[str, Any]]:
+        """Describe each model once, as it was trained in the main variant if it was, with all its losses."""
+        rows: dict[str, dict[str, Any]] = {}
+        for about in sorted(self.models, key=lambda about: about["variant"] != self.variant):
             crop = f", crops of {about['crop']}" if about.get("crop") else ""
-            told = {key: value for key, value in about.get("recipe", {}).items() if value not in (None, False, 0, 0.0)}
-            recipe = ", ".join(
-                words(key) if value is True else f"{words(key)} {_plain(value)}" for key, value in told.items()
-            )
             row = rows.setdefault(
                 about["model"],
                 {
@@ -283,27 +450,56 @@ class Report:
                     "n_parameters": about["n_parameters"],
                     "sees": f"{' + '.join(about['channels'])}, {' × '.join(map(str, about['image_size']))}{crop}",
                     "losses": [],
-                    "recipe": recipe,
+                    "recipe": _recipe(about.get("recipe") or {}),
+                    "start": bool(about.get("init_from")),
+                    "folds": self._fewer_folds(about["variant"], about["model"], about["loss"]),
                 },
             )
             if about["loss"] not in row["losses"]:
                 row["losses"].append(about["loss"])
-        return list(rows.values())
+        order = list(dict.fromkeys(about["model"] for about in self.models))
+        return sorted(rows.values(), key=lambda row: order.index(row["model"]))
+
+    def tables(self) -> Html:
+        """Show the tables that this study has and others have not, our numbers beside the published ones."""
+        found = {}
+        for path in sorted(self.folder.glob("tables/*.csv")):
+            table = self._table(f"tables/{path.name}") if self._made(f"tables/{path.name}") else pd.DataFrame()
+            if layout.is_laid_out(table):
+                found[path.stem] = table
+        order = [name for name in self.told.get("tables", {}) if name in found]
+        shown = []
+        for name in [*order, *(name for name in found if name not in order)]:
+            about, notes = self._about(name), self._notes(name)
+            caption_marks = notes.caption()
+            shown.append(
+                {
+                    "name": name,
+                    "paper": about.get("paper") or "",
+                    "caption": about.get("caption") or CAPTIONS.get(name) or f"{words(name).capitalize()}.",
+                    "marks": caption_marks,
+                    "panels": layout.panels(found[name], notes, fractions=about.get("unit") == "fraction"),
+                    "notes": notes,
+                }
+            )
+        return render("study_tables", tables=shown, rebuilt=bool(self.told))
 
     def chosen(self) -> Html:
         """Show one pair per model, the best on validation and the study's own choice, beside the published numbers.
 
         Where there are several sources, the chosen pairs are shown again, scored over each.
         """
-        scores = self._scores(
-            only_chosen=True,
-            caption="Balanced accuracy, its 95 % interval and the cells behind it. Per model: the loss that is best on "
-            "validation (shaded), and the one that the study chose, with what the study reports for it.",
-        )
-        return Html(scores + self._scores_by_source())
+        which = "Each model has one loss."
+        if self.several_losses:
+            which = "Per model: the loss that is best on validation (shaded)"
+            which += ", and the one that the study chose, with what the study reports for it." if self.told else "."
+        caption = f"Balanced accuracy, its 95 % interval and the cells behind it. {which}"
+        return Html(self._scores(only_chosen=True, caption=caption) + self._scores_by_source())
 
     def pairs(self) -> Html:
-        """Show every model under every loss."""
+        """Show every model under every loss; nothing where each has one alone, and all are shown already."""
+        if not self.several_losses:
+            return Html()
         return self._scores(
             only_chosen=False,
             caption="Balanced accuracy of every model under every loss, its 95 % interval and the cells behind it.",
@@ -311,19 +507,30 @@ class Report:
 
     def _scores(self, *, only_chosen: bool, caption: str) -> Html:
         choice = self._table("tables/chosen_losses.csv")
+        notes, about = self._notes("balanced_accuracy"), self._about("balanced_accuracy")
+        marks = notes.caption()
         variants = []
-        for variant in self.metrics["variant"].unique():
-            rows = [row for row in self._score_rows(str(variant), choice) if row["marked"] or not only_chosen]
+        for variant in self.variants:
+            rows = [row for row in self._score_rows(variant, choice, notes) if row["marked"] or not only_chosen]
             own = self.metrics[self.metrics["variant"] == variant]
-            protocol = own["protocol"].iloc[0] if "protocol" in own and own["protocol"].notna().any() else ""
-            variants.append({"name": variant, "rows": rows, "protocol": protocol})
+            variants.append({"name": variant, "rows": rows, "protocol": str(own["protocol"].iloc[0])})
+        if len({variant["protocol"] for variant in variants}) == 1:
+            variants = [{**variant, "protocol": ""} for variant in variants]
+        rivals = [one for one in self.told.get("rivals", []) if only_chosen]
         return render(
             "scores",
             variants=variants,
             caption=caption,
+            marks=marks,
+            paper=about.get("paper") or "",
             only_chosen=only_chosen,
-            rivals=self.told.get("rivals", []),
+            heading=("One loss per model" if only_chosen else "Every model under every loss")
+            if self.several_losses
+            else "Balanced accuracy of every model",
+            several_losses=self.several_losses,
+            rivals=[{**one, "marks": notes.mark([one["footnote"]] if "footnote" in one else [])} for one in rivals],
             subset_names=[name for name in SUBSETS if name in set(self.metrics["subset"])],
+            notes=notes,
         )
 
     def _scores_by_source(self) -> Html:
@@ -340,7 +547,7 @@ class Report:
         ]
         return render("sources", rows=sorted(rows, key=lambda row: row["trivial"]), sources=sources)
 
-    def _score_rows(self, variant: str, choice: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    def _score_rows(self, variant: str, choice: pd.DataFrame, notes: Notes) -> Iterator[dict[str, Any]]:
         """Yield one row of scores per pair of a variant, the trivial answer last."""
         own = self.metrics[self.metrics["variant"] == variant]
         pairs = list(own[["model", "loss"]].drop_duplicates().itertuples(index=False))
@@ -355,8 +562,12 @@ class Report:
                 "chosen": flags["chosen"],
                 "by_study": flags["published"],
                 "marked": model == TRIVIAL or flags["chosen"] or flags["published"],
+                "folds": self._fewer_folds(variant, model, loss),
                 # The study's numbers belong to the pair it picked.
-                "published": self.published.get(model, {}) if flags["published"] else {},
+                "published": {
+                    subset: {"value": value, "marks": notes.at(published=True, model=model, subset=subset)}
+                    for subset, value in (self.published.get(model, {}) if flags["published"] else {}).items()
+                },
             }
 
     def figures(self) -> Html:
@@ -365,17 +576,23 @@ class Report:
         drawn = sorted(self.folder.glob("figures/*.svg"))
         found = {path.stem: path for path in drawn if self._made(f"figures/{path.name}")}
         order = [name for name in captions if name in found] + [name for name in found if name not in captions]
-        shown = [_figure(found[name], captions.get(name, {})) for name in order]
+        texts = self.told.get("footnotes", {})
+        shown = [_figure(found[name], _about_figure(name, captions), texts) for name in order]
         return render("figures", figures=shown, interactive=self._interactive())
 
     def claims(self) -> Html:
         """Hold the study's claims against our numbers."""
         table = self._table("claims.csv") if self._made("claims.csv") else pd.DataFrame()
-        rows = [{**row, "badge": BADGES.get(row["verdict"], "open")} for row in table.to_dict("records")]
+        notes = Notes(self.told.get("footnotes", {}))
+        placed = {claim["id"]: claim.get("footnotes", []) for claim in self.told.get("claims", [])}
+        rows = [
+            {**row, "badge": BADGES.get(row["verdict"], "open"), "marks": notes.mark(placed.get(row["id"], []))}
+            for row in table.to_dict("records")
+        ]
         tally = Counter(row["verdict"] for row in rows)
         verdicts = [f"{n} with the verdict “{verdict}”" for verdict, n in tally.most_common()]
         summary = f"{len(rows)} claims of the study: {', '.join(verdicts)}."
-        return render("claims", claims=rows, summary=summary)
+        return render("claims", claims=rows, summary=summary, notes=notes)
 
     def costs(self) -> Html:
         """Say what each step cost."""
@@ -440,18 +657,31 @@ class Report:
                     f"The {count(n)} cells of {source} are all {stage}: what tells that acquisition from the others "
                     f"cannot be parted from what tells {stage}."
                 )
-        if self.published:
+        if self.published or self.told.get("headline"):
             yield (
                 "The published numbers come from another split, and mostly from other cells, without intervals; a "
                 "difference of a few points between them and ours means nothing."
+            )
+        if self.stained:
+            yield (
+                "The models see the stain that the labels G1, S and G2 were read from: part of the task is to read the "
+                "label back. These scores must not be compared with stain-free ones."
+            )
+        fewer = [row for row in self._model_rows() if row["folds"]]
+        if fewer:
+            named = ", ".join(f"{row['model']} ({row['folds']})" for row in fewer)
+            yield (
+                f"Not all models ran on all folds: {named}. Their numbers are of fewer test cells than those beside "
+                "them."
             )
 
     def _limits_of_choice(self) -> Iterator[str]:
         """Yield what choosing a loss on few validation cells, and a single split or seed, do to the numbers."""
         if self.best is not None and not is_missing(self.best.validation["n_cells"]):
             yield (
-                f"Losses are chosen on {count(self.best.validation['n_cells'])} validation cells, in which rare "
-                "classes are rarer still; another draw could choose otherwise."
+                f"{'Losses are' if self.several_losses else 'The model of the headline is'} chosen on "
+                f"{count(self.best.validation['n_cells'])} validation cells, in which rare classes are rarer still; "
+                "another draw could choose otherwise."
             )
         parts = {(part["fold"], part["seed"]) for about in self.models for part in about["parts"]}
         if len(parts) == 1:
@@ -471,8 +701,20 @@ def _packages(makers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    """Write a value of a recipe."""
-    return ", ".join(f"{words(k)} {v}" for k, v in value.items()) if isinstance(value, Mapping) else f"{value}"
+    """Write a value of a recipe or of a split."""
+    if isinstance(value, Mapping):
+        return ", ".join(words(key) if one is True else f"{words(key)} {_plain(one)}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+
+
+def _each(values: Any) -> str:
+    """Write the settings of a list; a list among them is one setting. What is already written stays as it is."""
+    if isinstance(values, str):
+        return values
+    written = ("-".join(map(str, value)) if isinstance(value, list | tuple) else value for value in values)
+    return ", ".join(
+        "–" if value is None else f"{value:.3g}" if isinstance(value, float) else f"{value}" for value in written
+    )
 
 
 def _flag(choice: pd.DataFrame, column: str, variant: str, model: str, loss: str) -> bool:
@@ -483,13 +725,33 @@ def _flag(choice: pd.DataFrame, column: str, variant: str, model: str, loss: str
     return bool(own[column].any())
 
 
-def _figure(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
-    """Return a figure as its template wants it."""
-    caption = about.get("caption") or f"{words(path.stem).capitalize()}."
+def _recipe(told: Mapping[str, Any]) -> str:
+    """Write a recipe, without what goes without saying."""
+    return _plain({key: value for key, value in told.items() if value not in UNTOLD and value != USUAL.get(key)})
+
+
+def _about_figure(name: str, told: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is said of a figure: by the study, or of its kind, the longest name that its own begins with."""
+    if name in told:
+        return dict(told[name])
+    kinds = {**{kind: {"caption": caption} for kind, caption in CAPTIONS.items()}, **told}
+    kind = max((kind for kind in kinds if f"{name}_".startswith(f"{kind}_")), key=len, default="")
+    if not kind:
+        return {"caption": f"{words(name).capitalize()}."}
+    rest = words(name.removeprefix(kind).removeprefix("_"))
+    caption = kinds[kind]["caption"]
+    return {**kinds[kind], "caption": f"{caption.removesuffix('.')}: {rest}." if rest else caption}
+
+
+def _figure(path: Path, about: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return a figure as its template wants it; `texts` are the study's footnotes."""
+    notes = Notes(texts, about.get("footnotes", ()))
     return {
+        "marks": notes.caption(),
+        "notes": notes,
         "name": path.stem,
         "source": data_uri(path),
         "alt": words(path.stem),
         "paper": str(about.get("paper") or ""),
-        "caption": caption,
+        "caption": about["caption"],
     }

@@ -18,7 +18,8 @@ from stainfree.predictions import SUBSETS
 
 PAIR = ["variant", "model", "loss"]
 BY_SOURCE_COLUMNS = (
-    *PAIR, "chosen", "published_pair", "source", "balanced_accuracy", "ci_low", "ci_high", "n_cells", "absent_classes",
+    *PAIR, "chosen", "published_pair", "n_folds", "n_folds_of_split", "source", "balanced_accuracy", "ci_low",
+    "ci_high", "n_cells", "absent_classes",
 )  # fmt: skip
 SEED = 0
 """Seed of the intervals that are drawn here."""
@@ -39,13 +40,14 @@ def class_counts(
     classes
         Class names in the scheme's order; in that of their first cells where None.
     study
-        What the study says: its counts stand beside those of the variant that is of the study's own kind.
+        What the study says: its counts per subset stand beside those of the variant that is of the study's own kind,
+        its counts of all cells (``all``) beside those of each.
 
     Returns
     -------
     DataFrame
-        variant, fold, class, train, validation, test, and published_train, published_validation, published_test
-        (empty where the study printed none).
+        variant, fold, class, train, validation, test, all, and published_train, published_validation, published_test,
+        published_all (empty where the study printed none).
     """
     study = study or {}
     tables = []
@@ -54,13 +56,25 @@ def class_counts(
         counts = split.groupby(["fold", "class", "subset"])["cell_id"].nunique().unstack("subset")
         rows = pd.MultiIndex.from_product([sorted(split["fold"].unique()), names], names=["fold", "class"])
         counts = counts.reindex(index=rows, columns=list(SUBSETS)).fillna(0).astype("int64").reset_index()
-        printed = study.get("class_counts", {}) if variant == study.get("published_variant") else {}
-        for subset in SUBSETS:
-            values = [printed.get(name, {}).get(subset) for name in counts["class"]]
+        counts["all"] = counts[list(SUBSETS)].sum(axis=1)
+        printed = study.get("class_counts", {})
+        for subset in (*SUBSETS, evaluation.ALL):
+            is_told = subset == evaluation.ALL or variant == study.get("published_variant")
+            values = [printed.get(name, {}).get(subset) if is_told else None for name in counts["class"]]
             counts[f"published_{subset}"] = pd.array(values, dtype="Int64")
         counts.insert(0, "variant", variant)
         tables.append(counts.rename_axis(columns=None))
     return pd.concat(tables, ignore_index=True)
+
+
+def _folds(scored: pd.DataFrame, pairs: pd.DataFrame, folds_of_split: Mapping[str, int]) -> pd.DataFrame:
+    """Return `pairs` with n_folds, those behind a model's scores, and n_folds_of_split, those that there are."""
+    found = evaluation.count_folds(scored)
+    n_folds = [found.get((variant, model, loss)) for variant, model, loss in pairs[PAIR].itertuples(index=False)]
+    return pairs.assign(
+        n_folds=pd.array(n_folds, dtype="Int64"),
+        n_folds_of_split=pd.array([folds_of_split.get(name) for name in pairs["variant"]], dtype="Int64"),
+    )
 
 
 def _absent_classes(rows: pd.DataFrame) -> pd.Series[str]:
@@ -70,7 +84,11 @@ def _absent_classes(rows: pd.DataFrame) -> pd.Series[str]:
 
 
 def balanced_accuracy(
-    scored: pd.DataFrame, chosen: pd.DataFrame, *, study: Mapping[str, Any] | None = None
+    scored: pd.DataFrame,
+    chosen: pd.DataFrame,
+    *,
+    study: Mapping[str, Any] | None = None,
+    folds_of_split: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Lay out the balanced accuracy of every model and loss, and of the trivial answer (espinosa: table 2).
 
@@ -82,13 +100,15 @@ def balanced_accuracy(
         The table of `evaluation.choose_losses`.
     study
         What the study says; its numbers stand in the row of the pair that it picked.
+    folds_of_split
+        Variant -> the folds of its split, of which a model may have run on some alone.
 
     Returns
     -------
     DataFrame
-        variant, model, loss, chosen, published_pair, and for each subset: {subset}_balanced_accuracy, {subset}_ci_low,
-        {subset}_ci_high, {subset}_n_cells, {subset}_absent_classes (those without cells, over which the mean is not
-        taken) and published_{subset}.
+        variant, model, loss, chosen, published_pair, n_folds, n_folds_of_split, and for each subset:
+        {subset}_balanced_accuracy, {subset}_ci_low, {subset}_ci_high, {subset}_n_cells, {subset}_absent_classes
+        (those without cells, over which the mean is not taken) and published_{subset}.
     """
     rows = evaluation.headline(scored)
     values = rows[rows["metric"] == "balanced_accuracy"].set_index([*PAIR, "subset"])
@@ -99,6 +119,7 @@ def balanced_accuracy(
     keys = pd.MultiIndex.from_frame(out)
     out["chosen"] = flags["chosen"].reindex(keys, fill_value=False).to_numpy()
     out["published_pair"] = flags["published"].reindex(keys, fill_value=False).to_numpy()
+    out = _folds(scored, out, folds_of_split or {})
     for subset in SUBSETS:
         at = pd.MultiIndex.from_frame(out[PAIR].assign(subset=subset))
         of_subset = values.reindex(at)
@@ -168,9 +189,10 @@ def balanced_accuracy_by_source(
     Returns
     -------
     DataFrame
-        variant, model, loss, chosen, published_pair, source (``all`` or its name), balanced_accuracy, ci_low, ci_high,
-        n_cells, absent_classes (those without test cells, over which the mean is not taken). With a single source, rows
-        of ``all`` alone. The trivial answer is the largest training class over all sources.
+        variant, model, loss, chosen, published_pair, n_folds, n_folds_of_split, source (``all`` or its name),
+        balanced_accuracy, ci_low, ci_high, n_cells, absent_classes (those without test cells, over which the mean is
+        not taken). With a single source, rows of ``all`` alone. The trivial answer is the largest training class over
+        all sources.
     """
     trivial = evaluation.trivial_predictions(
         split[split["subset"] == "test"],
@@ -192,17 +214,19 @@ def balanced_accuracy_by_source(
     return pd.concat(found).sort_index(kind="stable")[list(BY_SOURCE_COLUMNS)].reset_index(drop=True)
 
 
-def scores(scored: pd.DataFrame) -> pd.DataFrame:
+def scores(scored: pd.DataFrame, *, folds_of_split: Mapping[str, int] | None = None) -> pd.DataFrame:
     """Lay out every overall score on the test cells, one row per model and loss.
 
     Returns
     -------
     DataFrame
-        variant, model, loss, n_cells, and for each metric: {metric}, {metric}_ci_low, {metric}_ci_high.
+        variant, model, loss, n_cells, n_folds, n_folds_of_split, and for each metric: {metric}, {metric}_ci_low,
+        {metric}_ci_high.
     """
     rows = evaluation.headline(scored)
     rows = rows[(rows["subset"] == "test") & (rows["class"] == evaluation.ALL)]
     out = rows.drop_duplicates(PAIR)[[*PAIR, "n_cells"]].reset_index(drop=True)
+    out = _folds(scored, out, folds_of_split or {})
     keys = pd.MultiIndex.from_frame(out[PAIR])
     for metric in OVERALL:
         of_metric = rows[rows["metric"] == metric].set_index(PAIR).reindex(keys)
@@ -249,7 +273,8 @@ def run(
     table = evaluation.read_metrics(scored)
     split_tables = {variant: splits.read(path) for variant, path in split_paths.items()}
     files.write_csv(class_counts_out, class_counts(split_tables, classes=classes, study=said))
-    whole = balanced_accuracy(table, pd.read_csv(chosen), study=said)
+    folds_of_split = {variant: int(split["fold"].nunique()) for variant, split in split_tables.items()}
+    whole = balanced_accuracy(table, pd.read_csv(chosen), study=said, folds_of_split=folds_of_split)
     files.write_csv(balanced_accuracy_out, whole)
     variant = pairs[0][0]
     by_source = balanced_accuracy_by_source(
@@ -259,4 +284,4 @@ def run(
         classes=classes,
     )
     files.write_csv(by_source_out, by_source)
-    files.write_csv(scores_out, scores(table))
+    files.write_csv(scores_out, scores(table, folds_of_split=folds_of_split))

@@ -89,12 +89,56 @@ rule make_tables:
         "../../scripts/make_tables.py"
 
 
+rule make_study_table:
+    input:
+        metrics="results/{dataset}/{experiment}/metrics.csv",
+        splits=get_splits,
+        models=get_trained("model.json"),
+        study=get_study,
+        metrics_before=get_transfer_files("metrics.csv"),
+        split_before=get_transfer_files("{variant}/split.parquet"),
+    output:
+        csv=report(
+            "results/{dataset}/{experiment}/tables/{table}.csv",
+            caption="../report/study_table.rst",
+            category="{dataset}, {experiment}",
+            subcategory="Tables",
+            labels={"table": "{table}"},
+        ),
+    log:
+        "logs/make_study_table/{dataset}/{experiment}/{table}.log",
+    benchmark:
+        "logs/make_study_table/{dataset}/{experiment}/{table}.benchmark.tsv"
+    wildcard_constraints:
+        table="|".join(configuration.TABLE_OPTIONS),
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_memory(1000),
+        runtime=get_runtime(10),
+        attempt=get_attempt,
+    params:
+        options=get_table_options,
+        start=get_transfer_start,
+        split_variants=get_split_variants,
+        classes=lambda wildcards: list(get_experiment(wildcards).scheme.classes),
+        main=lambda wildcards: get_main_variant(get_experiment(wildcards)),
+        code=get_code("make_study_table", "evaluate"),
+    message:
+        "Lay out the table {wildcards.table} of {wildcards.experiment} on {wildcards.dataset}"
+    script:
+        "../../scripts/make_study_table.py"
+
+
 rule check_claims:
     input:
         study=get_study,
-        models=get_main_trained("model.json"),
-        predictions=get_main_trained("predictions.parquet"),
+        # All variants: a claim may compare two.
+        models=get_trained("model.json"),
+        predictions=get_trained("predictions.parquet"),
         embeddings=get_main_trained("embeddings.parquet"),
+        cells="data/{dataset}.h5",
         shares=lambda wildcards: (
             "results/{dataset}/{experiment}/saliency/shares.csv"
             if get_experiment(wildcards).explain
@@ -120,6 +164,7 @@ rule check_claims:
         runtime=get_runtime(10),
         attempt=get_attempt,
     params:
+        main=lambda wildcards: get_main_variant(get_experiment(wildcards)),
         code=get_code("check_claims", "evaluate"),
     message:
         "Hold the claims of {wildcards.experiment} against the numbers on {wildcards.dataset}"

@@ -63,6 +63,12 @@ rule index:
     params:
         results=lambda wildcards, output: str(Path(output.html).parent),
         data="data",
+        # Where it is not the first variant: another experiment in the config makes the page no other.
+        main={
+            name: experiment.main
+            for name, experiment in SETTINGS.experiments.items()
+            if experiment.variants and experiment.main != experiment.variants[0].name
+        },
         code=get_code("index", "report", *get_templates(without="report")),
     message:
         "Write the front page"
