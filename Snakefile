@@ -4,6 +4,7 @@ snakemake                 the experiments that config.yaml builds, and results/i
 snakemake espinosa        one experiment
 snakemake --config dataset=jurkat_montage        on real cells
 snakemake realism         how far simulated cells are from real ones
+snakemake measures        how fast networks are trained here, and what each study cost
 """
 
 from snakemake.utils import min_version
@@ -26,6 +27,7 @@ include: "workflow/rules/explain.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/realism.smk"
+include: "workflow/rules/measure.smk"
 
 
 # Quick, and only the run that was asked knows for which reports the front page waits.

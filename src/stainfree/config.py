@@ -6,15 +6,16 @@ Importing this module, and all that a plan needs, costs no heavy import: a dry r
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stainfree import losses, models, sources
+from stainfree import losses, models, search, sources
 from stainfree.errors import ConfigError
 from stainfree.models import ModelEntry
 from stainfree.names import nearest
@@ -23,16 +24,35 @@ from stainfree.schemes import Scheme, slug
 RESERVED_VARIANTS = ("figures", "tables", "saliency", "embedding")
 """Folders that stand beside the variants in the results."""
 
-RESERVED_EXPERIMENTS = {path.stem for path in (Path(__file__).parents[2] / "scripts").glob("*.py")} | {"all", "realism"}
-"""Names of the workflow's own rules; all but the last two have a script of that name."""
+_SCRIPTS = Path(__file__).parents[2] / "scripts"
+RESERVED_EXPERIMENTS = {path.stem for path in _SCRIPTS.glob("*.py")} | {"all", "realism", "measures"}
+"""Names of the workflow's own rules; all but the last three have a script of that name."""
 
 SPLIT_KEYS = {
-    "holdout": ({"validation", "test"}, {"group_by"}),
-    "kfold": ({"folds", "validation"}, {"group_by"}),
-    "counts": ({"counts"}, set()),
+    "holdout": ({"validation", "test"}, {"group_by", "seed"}),
+    "kfold": ({"folds", "validation"}, {"group_by", "seed"}),
+    "counts": ({"counts"}, {"seed"}),
     "file": ({"path"}, set()),
 }
 """Kind of split -> (keys it needs, keys it may have)."""
+
+TABLE_OPTIONS = {
+    "accuracy_by_variant": ("variants", "models", "f1_variant"),
+    "by_parameter": ("models", "parameters", "variant"),
+    "class_scores": ("variants", "models"),
+    "over_seeds": ("variants", "models", "metrics"),
+    "transfer": ("models", "variant"),
+}
+"""Tables that an experiment may have beside the common ones (see `stainfree.study_tables`), and their options."""
+
+FIGURE_OPTIONS = {
+    "augmentations": ("variants", "variant"),
+    "bars": ("variants", "variant", "models", "model", "metrics", "by"),
+    "class_counts": ("variant",),
+    "confusion": ("variants", "variant", "models", "model", "subset"),
+    "parameters": ("variant", "models", "metrics"),
+}
+"""Figures that an experiment may have beside the common ones, modules of `stainfree.figures`, and their options."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -106,13 +126,21 @@ def _line(error: Any, schema: Mapping[str, Any]) -> list[str]:
         valid = [str(v) for v in error.validator_value]
         return [f"`{where}`: {error.instance!r} is not one of {', '.join(valid)}{nearest(str(error.instance), valid)}"]
     if error.validator == "type":
-        return [f"`{where}`: {error.instance!r} is not of type {error.validator_value}"]
+        kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        return [f"`{where}`: {error.instance!r} is not of type {' or '.join(kinds)}"]
     if error.validator == "contains":
         return [f"`{where}`: must name {error.validator_value.get('const')}"]
     if error.validator == "pattern":
         return [f"`{where}`: {error.instance!r} must start with a letter and hold letters, digits and _ only"]
     if error.validator == "oneOf":
-        return [f"`{where}`: {error.instance!r} is neither a name nor a name with its settings"]
+        # A name with its settings: what is wrong with them.
+        inside = [
+            line
+            for other in error.context
+            for line in _line(other, schema)
+            if len(other.absolute_path) > len(error.absolute_path)
+        ]
+        return inside or [f"`{where}`: {error.instance!r} is neither a name nor a name with its settings"]
     return [f"`{where}`: {error.message}"]
 
 
@@ -152,12 +180,49 @@ class Variant:
     split: Mapping[str, Any]
     full: bool = False
     protocol: str = "honest"
-    balancing: str = "none"
+    balance: str | None = None
+    """Which cells an epoch holds, for all models of the variant; None: each model's own recipe."""
+    augment: Mapping[str, Any] | None = None
+    """Augmentation of all models of the variant; None: each model's own recipe."""
+    models: tuple[str, ...] | None = None
+    """The models that are trained in it; None: all."""
+
+    @property
+    def balancing(self) -> str:
+        """What tables call the balancing of the variant."""
+        return self.balance or "none"
 
     @property
     def folds(self) -> int:
         """Number of folds of the split: several for ``kfold``, one for every other kind."""
         return self.split.get("folds", 1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a training starts from: those of the same part (fold, seed) of another training."""
+
+    experiment: str
+    variant: str
+    model: str
+    loss: str
+    head: str = "keep"
+    """``keep``: classes are the same; ``new``: the last layer begins afresh, for other classes."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model's entry says beside what is built and how it is trained."""
+
+    folds: int | None = None
+    """The first folds of a split, the only ones that are trained; None: all."""
+    full: bool = False
+    """Whether the model belongs to ``full: true`` alone."""
+    losses: tuple[str, ...] | None = None
+    """The losses that it is trained under; None: the experiment's."""
+    init_from: Start | None = None
+    tune: search.Search | None = None
+    """What is searched for each fold before the training, and how long."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +242,19 @@ class Experiment:
     seeds: tuple[int, ...]
     subsets: tuple[str, ...]
     explain: Mapping[str, Any] | None
+    main: str = ""
+    """The variant that figures show."""
+    options: Mapping[str, ModelOptions] = field(default_factory=dict)
+    """Model -> what its entry says beside what is built."""
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Kind of a study's table -> its options."""
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of a study's figure, which starts with its kind -> its options."""
 
     def losses_of(self, model: str) -> tuple[str, ...]:
-        """Return the losses that the model is trained under: the experiment's, as far as they mean something to it."""
+        """Return the losses of the model: its entry's, or the experiment's as far as they mean something to it."""
+        if (own := self.options[model].losses) is not None:
+            return own
         declared = models.family(self.model(model).family).losses
         if declared is None:
             return self.losses
@@ -193,6 +268,23 @@ class Experiment:
         """Return the variant called `name`."""
         return next(variant for variant in self.variants if variant.name == name)
 
+    def trained_model(self, variant: str, model: str) -> ModelEntry:
+        """Return a model as it is trained in a variant, which may say how images are augmented and classes balanced."""
+        entry, prepared = self.model(model), self.variant(variant)
+        if entry.recipe is None:
+            return entry
+        changes: dict[str, Any] = {}
+        if prepared.augment is not None:
+            changes |= {**models.AUGMENTATION, **prepared.augment}
+        if prepared.balance is not None:
+            changes["balance"] = prepared.balance
+        return dataclasses.replace(entry, recipe=models.changed(entry.recipe, changes, where=f"model `{model}`"))
+
+    def folds_of(self, variant: str, model: str) -> int:
+        """Return how many folds of a variant's split a model is trained on: the first ones."""
+        folds = self.variant(variant).folds
+        return min(folds, self.options[model].folds or folds)
+
     def pairs(self) -> list[tuple[str, str, str]]:
         """Return all (variant, model, loss) that are trained, in the order of the config."""
         return list(self._pairs)
@@ -204,6 +296,7 @@ class Experiment:
             (variant.name, entry.name, loss)
             for variant in self.variants
             for entry in self.models
+            if variant.models is None or entry.name in variant.models
             for loss in self.losses_of(entry.name)
         )
 
@@ -259,11 +352,15 @@ def read_experiment(
             if classes and c not in classes
         ]
     entries: list[ModelEntry] = []
+    options: dict[str, ModelOptions] = {}
     for item in given["models"]:
         try:
-            entries.append(models.entry(item))
+            entry, said = _read_model(item)
         except ConfigError as error:
-            problems.append(f"`{where}.models`: {error}")
+            problems += [f"`{where}.models`: {line}" for line in str(error).split("\n")]
+            continue
+        entries.append(entry)
+        options[entry.name] = said
     names = [entry.name for entry in entries]
     problems += [f"`{where}.models`: `{n}` stands twice" for n in sorted({n for n in names if names.count(n) > 1})]
     for loss in given["losses"]:
@@ -272,22 +369,60 @@ def read_experiment(
         except ConfigError as error:
             problems.append(f"`{where}.losses`: {error}")
     for entry in entries:
-        declared = models.family(entry.family).losses
-        if declared is not None and models.NO_LOSS not in declared and not set(declared) & set(given["losses"]):
+        declared = models.family(entry.family)
+        own = options[entry.name].losses
+        of_model = given["losses"] if own is None else own
+        suited = None if declared.losses is None else {models.NO_LOSS, *of_model} & set(declared.losses)
+        if suited == set() or (own is not None and suited is not None and suited != set(own)):
             problems.append(
-                f"`{where}.losses`: model {entry.name} is trained under {', '.join(declared)} only; add one of them"
+                f"`{where}.losses`: model {entry.name} is trained under {', '.join(declared.losses or ())} only; "
+                "set `losses` of the model to one of them"
             )
+        lacking = [channel for channel in declared.needs if channel not in given["channels"]]
+        if lacking:
+            problems.append(
+                f"`{where}.models`: model {entry.name} reads the channel {', '.join(lacking)}, which `channels` of the "
+                "experiment does not name; add it, or leave the model out"
+            )
+    if len(entries) == len(given["models"]):
+        problems += _check_names(where, given, names)
+        for variant, settings in given["variants"].items():
+            for entry in entries:
+                if entry.recipe is not None:
+                    try:
+                        models.changed(entry.recipe, settings.get("augment", {}), where=f"model `{entry.name}`")
+                    except ConfigError as error:
+                        problems.append(f"`{where}.variants.{variant}.augment`: {error}")
+                        break
+    built = [name for name, settings in given["variants"].items() if config["full"] or not settings.get("full", False)]
+    main = given.get("main") or next(iter(built), "")
+    if main in given["variants"] and main not in built:
+        problems.append(f"`{where}.main`: {main} is built with `full: true` alone; choose another variant")
     explain = given.get("explain")
     scheme_classes = list(config["schemes"].get(given["scheme"], {}))
     if explain and len(entries) == len(given["models"]):
-        for key in ("judge", "embedding"):
-            if explain[key] not in names:
+        mapped = explain["embedding"] if isinstance(explain["embedding"], list) else [explain["embedding"]]
+        shown = given["variants"].get(main, {}).get("models", names)
+        for key, model in [("judge", explain["judge"]), *(("embedding", model) for model in mapped)]:
+            if model not in names:
                 problems.append(
-                    f"`{where}.explain.{key}`: `{explain[key]}` is not one of the experiment's models"
-                    f"{nearest(explain[key], names)}"
+                    f"`{where}.explain.{key}`: `{model}` is not one of the experiment's models{nearest(model, names)}"
                 )
-            elif key == "embedding" and not models.family(entries[names.index(explain[key])].family).embedding:
-                problems.append(f"`{where}.explain.embedding`: `{explain[key]}` has no embedding")
+                continue
+            declared = models.family(entries[names.index(model)].family)
+            if key == "embedding" and not declared.embedding:
+                problems.append(f"`{where}.explain.embedding`: `{model}` has no embedding")
+            if key == "judge" and declared.kind != "network":
+                problems.append(f"`{where}.explain.judge`: `{model}` is no network, and has no saliency to show")
+            if options[model].full and not config["full"]:
+                problems.append(
+                    f"`{where}.explain.{key}`: `{model}` is built with `full: true` alone; choose another model"
+                )
+            elif model not in shown:
+                problems.append(
+                    f"`{where}.explain.{key}`: `{model}` is not trained in {main}, the variant that figures show; "
+                    "add it to the variant's `models`"
+                )
         slugs = [slug(name) for name in explain["classes"]]
         if len(set(slugs)) < len(slugs):
             problems.append(f"`{where}.explain.classes`: two of them would give figures of one name; leave one out")
@@ -299,6 +434,20 @@ def read_experiment(
             ]
     if problems:
         raise ConfigError("\n".join(problems))
+    variants = tuple(
+        Variant(
+            variant,
+            settings["split"],
+            settings.get("full", False),
+            balance=settings.get("balance"),
+            augment=settings.get("augment"),
+            models=tuple(settings["models"]) if "models" in settings else None,
+        )
+        for variant, settings in given["variants"].items()
+        if config["full"] or not settings.get("full", False)
+    )
+    if config["full"]:
+        options = {model: dataclasses.replace(said, folds=None) for model, said in options.items()}
     return Experiment(
         name=name,
         study=given.get("study"),
@@ -307,24 +456,153 @@ def read_experiment(
         scheme=Scheme(given["scheme"], config["schemes"][given["scheme"]]),
         sources={dataset: tuple(sources) for dataset, sources in given.get("sources", {}).items()},
         fit=given["fit"],
-        variants=tuple(
-            Variant(variant, settings["split"], settings.get("full", False))
-            for variant, settings in given["variants"].items()
-            if config["full"] or not settings.get("full", False)
-        ),
-        models=tuple(entries),
+        variants=variants,
+        models=tuple(entry for entry in entries if config["full"] or not options[entry.name].full),
         losses=tuple(given["losses"]),
         seeds=tuple(given["seeds"]),
         subsets=tuple(given["subsets"]),
         explain=explain,
+        main=main,
+        options=options,
+        tables={kind: said or {} for kind, said in given.get("tables", {}).items()},
+        figures={figure: said or {} for figure, said in given.get("figures", {}).items()},
     )
+
+
+def _read_model(item: str | Mapping[str, Any]) -> tuple[ModelEntry, ModelOptions]:
+    """Read one entry of `models`: what is built, and what else the entry says."""
+    if isinstance(item, str):
+        return models.entry(item), ModelOptions()
+    ((name, settings),) = item.items()
+    settings = dict(settings)
+    said = {key: settings.pop(key) for key in ("folds", "full", "losses", "init_from", "tune") if key in settings}
+    if "losses" in said:
+        for loss in said["losses"]:
+            losses.loss_path(loss)
+        said["losses"] = tuple(said["losses"])
+    entry = models.entry({name: settings})
+    if "init_from" in said:
+        said["init_from"] = Start(**said["init_from"])
+    if "tune" in said:
+        if "init_from" in said:
+            raise ConfigError(
+                f"model `{name}`: `init_from` and `tune` exclude each other, since the weights have seen the cells on "
+                "which settings would be compared; remove one"
+            )
+        said["tune"] = search.read(said["tune"], entry)
+    return entry, ModelOptions(**said)
+
+
+def _check_names(where: str, given: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Check what variants, tables and figures say of models and variants by name."""
+    problems = []
+    places = [(f"variants.{variant}", settings) for variant, settings in given["variants"].items()]
+    places += [(f"tables.{kind}", said or {}) for kind, said in given.get("tables", {}).items()]
+    places += [(f"figures.{figure}", said or {}) for figure, said in given.get("figures", {}).items()]
+    known = {"model": names, "variant": list(given["variants"])}
+    for place, said in places:
+        for what, valid in known.items():
+            named = [*said.get(f"{what}s", []), *([said[what]] if what in said else [])]
+            problems += [
+                f"`{where}.{place}`: `{name}` is not one of the experiment's {what}s{nearest(name, valid)}"
+                for name in named
+                if name not in valid
+            ]
+    problems += [
+        f"`{where}.figures`: `{figure}` does not start with a kind of figure: {', '.join(FIGURE_OPTIONS)}"
+        for figure in given.get("figures", {})
+        if figure_kind(figure) is None
+    ]
+    asked = [(f"tables.{kind}", TABLE_OPTIONS[kind], said) for kind, said in given.get("tables", {}).items()]
+    asked += [
+        (f"figures.{figure}", FIGURE_OPTIONS[kind], said)
+        for figure, said in given.get("figures", {}).items()
+        if (kind := figure_kind(figure)) is not None
+    ]
+    problems += [
+        f"`{where}.{place}`: unknown key `{key}`{nearest(key, valid)} (valid: {', '.join(valid)})"
+        for place, valid, said in asked
+        for key in said or {}
+        if key not in valid
+    ]
+    if "main" in given and given["main"] not in given["variants"]:
+        problems.append(f"`{where}.main`: unknown variant `{given['main']}`{nearest(given['main'], given['variants'])}")
+    return problems
+
+
+def figure_kind(figure: str) -> str | None:
+    """Return the kind of a study's figure: the longest one that its name is, or starts with before a ``_``."""
+    found = [kind for kind in FIGURE_OPTIONS if figure == kind or figure.startswith(f"{kind}_")]
+    return max(found, key=len, default=None)
+
+
+def _leads_back(name: str, model: str, experiments: Mapping[str, Experiment]) -> bool:
+    """Tell whether a model starts from weights that start, in the end, from its own."""
+    seen: list[tuple[str, str]] = []
+    at = (name, model)
+    while at not in seen:
+        seen.append(at)
+        experiment = experiments.get(at[0])
+        said = experiment.options.get(at[1]) if experiment else None
+        if said is None or said.init_from is None:
+            return False
+        at = (said.init_from.experiment, said.init_from.model)
+    return True
+
+
+def _check_start(name: str, model: str, experiments: Mapping[str, Experiment]) -> list[str]:
+    """Check where a model's first weights come from, as far as the config tells."""
+    experiment = experiments[name]
+    start, where = experiment.options[model].init_from, f"`experiments.{name}.models`: {model}: init_from"
+    assert start is not None
+    if start.experiment not in experiments:
+        return [f"{where}: unknown experiment `{start.experiment}`{nearest(start.experiment, experiments)}"]
+    if models.family(experiment.model(model).family).kind != "network":
+        return [f"{where}: {model} is no network, and starts from no weights; remove it"]
+    if _leads_back(name, model, experiments):
+        return [f"{where}: leads back to {model} itself; let the first of the trainings start without"]
+    source = experiments[start.experiment]
+    told = (start.variant, start.model, start.loss)
+    if told not in source.pairs():
+        pairs = ["/".join(pair) for pair in source.pairs()]
+        return [f"{where}: {source.name} trains no {'/'.join(told)}{nearest('/'.join(told), pairs)}"]
+    problems = []
+    theirs, ours = source.model(start.model), experiment.model(model)
+    if (theirs.family, theirs.parameters, theirs.image_size, theirs.crop) != (
+        ours.family, ours.parameters, ours.image_size, ours.crop,
+    ):  # fmt: skip
+        problems.append(f"{where}: {start.model} is another network; give both the same family, parameters and sizes")
+    if source.channels != experiment.channels:
+        problems.append(
+            f"{where}: {source.name} sees {', '.join(source.channels)}, and {name} {', '.join(experiment.channels)}; "
+            "start from an experiment with the same `channels`"
+        )
+    if start.head == "keep" and source.scheme.classes != experiment.scheme.classes:
+        problems.append(
+            f"{where}: the classes of {source.name} are {', '.join(source.scheme.classes)}, others than those of "
+            f"{name}; set `head: new` to begin the last layer afresh"
+        )
+    folds = source.folds_of(start.variant, start.model)
+    for variant, of_variant, _ in experiment.pairs():
+        needed = experiment.folds_of(variant, of_variant)
+        if of_variant == model and needed > folds:
+            problems.append(
+                f"{where}: {'/'.join(told)} has {folds} of the {needed} folds of {variant}; "
+                "set `folds` of the model, or train the others"
+            )
+    missing = [seed for seed in experiment.seeds if seed not in source.seeds]
+    if missing:
+        problems.append(f"{where}: {source.name} is not trained with seed {missing[0]}; add it to its `seeds`")
+    return problems
 
 
 def requirements_of(experiment: Experiment) -> dict[str, Any]:
     """Return what an experiment's models ask of a data set, as `stainfree.requirements.check` takes it."""
     return {
         "channels": list(experiment.channels),
-        "sizes": {entry.name: models.family(entry.family).image_size for entry in experiment.models},
+        "sizes": {entry.name: entry.image_size for entry in experiment.models},
+        "smallest": {entry.name: models.family(entry.family).smallest_side for entry in experiment.models},
+        "crops": {entry.name: entry.crop for entry in experiment.models},
         "fit": experiment.fit,
     }
 
@@ -417,6 +695,14 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
             experiments[name] = read_experiment(name, config, studies=studies, datasets=list(datasets))
         except ConfigError as error:
             problems += str(error).split("\n")
+    if not problems:
+        problems += [
+            problem
+            for name, experiment in experiments.items()
+            for model, said in experiment.options.items()
+            if said.init_from is not None and any(entry.name == model for entry in experiment.models)
+            for problem in _check_start(name, model, experiments)
+        ]
     if not problems:
         channels = datasets[config["dataset"]].get("channels", {})
         for name in config["build"]:

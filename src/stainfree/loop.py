@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import logging
 import math
 import time
@@ -39,6 +40,8 @@ def build_loss(
     """Make a loss for classes of `counts` training cells; also return its class weights where it has any."""
     module = losses.module(name)
     if hasattr(module, "build"):
+        if "label_smoothing" in inspect.signature(module.build).parameters:
+            return module.build(counts, label_smoothing=label_smoothing), None
         if label_smoothing:
             raise ConfigError(f"recipe: loss {name} smooths no labels; set `label_smoothing` to 0, or use another loss")
         return module.build(counts), None
@@ -52,8 +55,12 @@ def build_optimizer(module: nn.Module, recipe: models.Recipe) -> torch.optim.Opt
     options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(module.parameters(), momentum=recipe.momentum, **options)
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(module.parameters(), **options)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(module.parameters(), **options)
+    # Biases and the weights of norms have no size to hold down.
+    decayed = {"params": [p for p in module.parameters() if p.ndim > 1]}
+    others: dict[str, Any] = {"params": [p for p in module.parameters() if p.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, others], betas=(0.9, 0.99), **options)
 
 
 def learning_rate(recipe: models.Recipe, step: int, *, batches: int) -> float:
@@ -74,6 +81,9 @@ def cells_per_class(counts: Tensor, balance: str) -> Tensor | None:
     """Return how many cells of each class (class,) an epoch holds; None where it holds every training cell once."""
     if balance == "none":
         return None
+    if balance == "sqrt":
+        roots = counts.double().sqrt()
+        return (counts.sum() * roots / roots.sum()).round().long().clamp(min=1)
     share = int(counts.max()) if balance == "upsample" else -(-int(counts.sum()) // len(counts))
     return torch.full_like(counts, share)
 
@@ -185,7 +195,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
         transfer.start(module, plan, data, fold=fold, seed=seed)
     module.to(device)
     scored = copy.deepcopy(module) if recipe.average else module  # what is validated, kept, and answers in the end
-    loss_function, class_weights = build_loss(plan.loss, counts.numpy(), label_smoothing=recipe.label_smoothing)
+    shown = counts if wanted is None else wanted
+    loss_function, class_weights = build_loss(plan.loss, shown.numpy(), label_smoothing=recipe.label_smoothing)
     loss_function.to(device)
     optimizer = build_optimizer(module, recipe)
     torch.manual_seed(dropping)
@@ -230,7 +241,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
             generator=generator,
             memory=memory,
         )
-        optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, batches=batches)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, batches=batches)
         target = target_of[rows].to(device)
         logits = module(batch.contiguous(memory_format=torch.channels_last))
         loss = loss_function(logits, target)
@@ -245,9 +257,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
         seconds += time.perf_counter() - started
 
         if recipe.validate == "step" or step % batches == 0:
-            answers, _ = evaluate(
-                scored, data, validation_rows, crop=crop, normalisation=normalisation, n_views=recipe.views
-            )
+            # Of one view, whatever the recipe's number: with eight, this would take as long as a third of the epoch.
+            answers, _ = evaluate(scored, data, validation_rows, crop=crop, normalisation=normalisation)
             truth = target_of[validation_rows].to(device)
             seen = {key: torch.cat(values) for key, values in since.items()}
             since = {key: [] for key in since}
@@ -266,7 +277,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
                     f"{name}: the loss is no number any more at step {step}; lower `learning_rate` in the recipe"
                 )
             history.append(row)
-            score = -row["validation_loss"] if recipe.monitor == "loss" else row["validation_balanced_accuracy"]
+            scores = {"loss": -row["validation_loss"], "last": step}
+            score = scores.get(recipe.monitor, row["validation_balanced_accuracy"])
             stale += 1
             if score > best:
                 best, best_step, stale = score, step, 0

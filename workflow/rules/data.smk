@@ -77,7 +77,7 @@ rule split:
         sources=lambda wildcards: get_experiment(wildcards).sources.get(
             wildcards.dataset
         ),
-        seed=SETTINGS.seed,
+        seed=get_split_seed,
         code=get_code("split", "data"),
     message:
         "Split {wildcards.dataset} for {wildcards.experiment}/{wildcards.variant}"

@@ -4,9 +4,9 @@
 rule saliency:
     input:
         cells="data/{dataset}.h5",
-        models=get_main_trained("model.json"),
-        weights=get_main_trained("weights"),
-        predictions=get_main_trained("predictions.parquet"),
+        models=get_trained("model.json", get_explained),
+        weights=get_trained("weights", get_explained),
+        predictions=get_trained("predictions.parquet", get_explained),
         chosen="results/{dataset}/{experiment}/tables/chosen_losses.csv",
     output:
         maps="results/{dataset}/{experiment}/saliency/maps.h5",

@@ -75,8 +75,8 @@ def get_pairs(wildcards):
 
 
 def get_main_variant(experiment):
-    """The variant that figures show: the first."""
-    return experiment.variants[0].name
+    """The variant that figures show."""
+    return experiment.main
 
 
 def get_main_pairs(experiment):
@@ -149,20 +149,71 @@ PART = (
 def get_plan(wildcards):
     """All that decides a training, as plain values (see stainfree.training.Plan)."""
     experiment = get_experiment(wildcards)
+    start, tuned = get_start(wildcards), get_tuned(wildcards)
     return {
         "dataset": wildcards.dataset,
         "experiment": wildcards.experiment,
         "variant": wildcards.variant,
-        "model": dataclasses.asdict(experiment.model(wildcards.model)),
+        "model": dataclasses.asdict(
+            experiment.trained_model(wildcards.variant, wildcards.model)
+        ),
         "loss": wildcards.loss,
         "channels": list(experiment.channels),
         "scheme": dataclasses.asdict(experiment.scheme),
         "fit": experiment.fit,
         "seeds": list(experiment.seeds),
         "subsets": list(experiment.subsets),
+        "folds": experiment.folds_of(wildcards.variant, wildcards.model),
+        "init_from": start or None,
+        "tuned": tuned or None,
         "code": get_training_code(wildcards),
         "threads": SETTINGS.threads,
         "device": SETTINGS.device,
+    }
+
+
+def get_start(wildcards):
+    """Where the weights of a training start from: folder, split, head; nothing where they are drawn."""
+    start = get_experiment(wildcards).options[wildcards.model].init_from
+    if start is None:
+        return {}
+    variant = f"results/{wildcards.dataset}/{start.experiment}/{start.variant}"
+    return {
+        "folder": f"{variant}/{start.model}/{start.loss}",
+        "split": f"{variant}/split.parquet",
+        "head": start.head,
+    }
+
+
+def get_start_files(wildcards):
+    """The files that the weights of a training start from."""
+    start = get_start(wildcards)
+    return (
+        [start["split"], f"{start['folder']}/model.json", f"{start['folder']}/weights"]
+        if start
+        else []
+    )
+
+
+def get_tuned(wildcards):
+    """The settings that were found best for each fold, where a model's settings are searched."""
+    searched = get_experiment(wildcards).options[wildcards.model].tune
+    return f"{TRAINING}/tuning/best.json".format(**wildcards) if searched else []
+
+
+def get_search(wildcards):
+    """What is searched for a model before its training, as plain values (see stainfree.search.Search)."""
+    return dataclasses.asdict(get_experiment(wildcards).options[wildcards.model].tune)
+
+
+def get_search_plan(wildcards):
+    """What decides a search beside that: the training whose settings are searched, with its first seed."""
+    plan = get_plan(wildcards)
+    code = get_training_code(wildcards, step="tune", environment="tune")
+    return {
+        **{key: plan[key] for key in plan if key not in ("subsets", "tuned")},
+        "seeds": plan["seeds"][:1],
+        "code": code,
     }
 
 
@@ -171,22 +222,26 @@ def get_parts(wildcards):
     experiment = get_experiment(wildcards)
     return [
         PART.format(**wildcards, fold=fold, seed=seed)
-        for fold in range(experiment.variant(wildcards.variant).folds)
+        for fold in range(experiment.folds_of(wildcards.variant, wildcards.model))
         for seed in experiment.seeds
     ]
 
 
-def get_training_code(wildcards):
-    """Digest of the training's code: the loop, this model's family and this loss, no other."""
+def get_training_code(wildcards, step="train", environment="train"):
+    """Digest of the training's code, or of another step's that trains: the loop, this family and this loss, no other."""
     entry = get_experiment(wildcards).model(wildcards.model)
+    # One digest for a training, in one job or in several: its results and checkpoints are the same.
+    scripts = ["train_part", "join_parts"] if step == "train" else []
     return get_digest(
-        "train",
-        "train",
-        # One digest for a training, in one job or in several: its results and checkpoints are the same.
-        ROOT / "scripts" / "train_part.py",
-        ROOT / "scripts" / "join_parts.py",
+        step,
+        environment,
+        *(ROOT / "scripts" / f"{script}.py" for script in scripts),
         models.family_path(entry.family),
-        losses.loss_path(wildcards.loss),
+        *(
+            []
+            if wildcards.loss == models.NO_LOSS
+            else [losses.loss_path(wildcards.loss)]
+        ),
     )
 
 
@@ -194,6 +249,12 @@ def get_study(wildcards):
     """What the experiment's study says, where it rebuilds one."""
     study = get_experiment(wildcards).study
     return f"workflow/studies/{study}.yaml" if study else []
+
+
+def get_split_seed(wildcards):
+    """Seed of a variant's split."""
+    variant = get_experiment(wildcards).variant(wildcards.variant)
+    return variant.split.get("seed", SETTINGS.seed)
 
 
 def get_splits(wildcards):
@@ -229,6 +290,7 @@ def get_evaluation_options(wildcards):
 def get_mapped(wildcards):
     """The (variant, model, loss) of the mapped model in the variant that figures show; the chosen loss is mapped."""
     experiment = get_experiment(wildcards)
+    # Where there is one map alone, its figure does not name the model.
     model = wildcards.get("model", experiment.explain["embedding"])
     return [pair for pair in get_main_pairs(experiment) if pair[1] == model]
 
@@ -259,15 +321,24 @@ def get_saliency_figures(experiment):
 def get_figures(experiment):
     """All figure files of an experiment."""
     names = ["examples", "architecture", "curves"]
+    pairs = get_main_pairs(experiment)
+    one_loss = len({model for _, model, _ in pairs}) == len(pairs)
     names += [
         name
         for name, (_, what) in CONFUSIONS.items()
         if what["subset"] in experiment.subsets
+        and not (one_loss and what.get("all_losses"))
     ]
+    names += experiment.figures
     pages = []
     if experiment.explain:
-        names += [*get_saliency_figures(experiment), "embedding"]
-        pages = ["embedding/map.html"]
+        mapped = experiment.explain["embedding"]
+        several = isinstance(mapped, list)
+        names += get_saliency_figures(experiment)
+        names += (
+            [f"embedding_{model}" for model in mapped] if several else ["embedding"]
+        )
+        pages = [f"embedding/{name}.html" for name in (mapped if several else ["map"])]
     return [
         f"figures/{name}.{kind}" for name in names for kind in ("svg", "png")
     ] + pages
@@ -292,6 +363,7 @@ def get_result_names(experiment):
         "balanced_accuracy_by_source",
         "scores",
     ]
+    tables += experiment.tables
     names = ["metrics.csv", *(f"tables/{name}.csv" for name in tables)]
     names += ["claims.csv"] if experiment.study else []
     return names + get_figures(experiment)
@@ -316,6 +388,7 @@ def get_report_parameters(wildcards):
         ),
         "logs": "logs",
         "files": json.dumps(get_result_names(experiment)),
+        "main": experiment.main,
         "config": json.dumps(
             {
                 "dataset": {wildcards.dataset: SETTINGS.datasets[wildcards.dataset]},
@@ -327,3 +400,144 @@ def get_report_parameters(wildcards):
             default=str,
         ),
     }
+
+
+# Measures.
+
+
+def get_measured(wildcards):
+    """`model.json` of every training of the experiments that the config builds, those of main variants first."""
+    pairs = [
+        (name, *pair)
+        for name in SETTINGS.build
+        for pair in SETTINGS.experiments[name].pairs()
+    ]
+    pairs.sort(key=lambda pair: pair[1] != SETTINGS.experiments[pair[0]].main)
+    return [
+        f"results/{wildcards.dataset}/{'/'.join(pair)}/model.json" for pair in pairs
+    ]
+
+
+# Study tables.
+def get_table_options(wildcards):
+    """Options of a study's table, as config gives them."""
+    return dict(get_experiment(wildcards).tables[wildcards.table])
+
+
+def get_transfer_start(wildcards):
+    """The training that a model of the table `transfer` starts from; nothing for other tables."""
+    if wildcards.table != "transfer":
+        return {}
+    experiment = get_experiment(wildcards)
+    starts = (
+        experiment.options[model].init_from
+        for model in experiment.tables["transfer"]["models"]
+        if model in experiment.options
+    )
+    start = next((start for start in starts if start is not None), None)
+    return dataclasses.asdict(start) if start else {}
+
+
+def get_transfer_files(name):
+    """An input function: a file of the experiment that a model of the table `transfer` starts from."""
+
+    def get(wildcards):
+        start = get_transfer_start(wildcards)
+        folder = f"results/{wildcards.dataset}/{{experiment}}"
+        return f"{folder}/{name}".format(**start) if start else []
+
+    return get
+
+
+# Study figures.
+def get_figure_names(kind, *others):
+    """A pattern of the names that figures of a kind have in any experiment, and of `others`."""
+    names = {
+        name
+        for experiment in SETTINGS.experiments.values()
+        for name in experiment.figures
+        if configuration.figure_kind(name) == kind
+    }
+    return "|".join(sorted({*others, *names})) or "(?!)"
+
+
+def get_figure(wildcards):
+    """Options of a study's figure, as config gives them."""
+    return get_experiment(wildcards).figures[wildcards.figure]
+
+
+def get_figure_pairs(wildcards):
+    """The (variant, model, loss) that a study's figure shows, in the order of its options.
+
+    Where these name no variant it is the main one, and where they name no model it is all.
+    """
+    experiment = get_experiment(wildcards)
+    options = get_figure(wildcards)
+    variants = options.get("variants") or [options.get("variant", experiment.main)]
+    shown = [options["model"]] if "model" in options else options.get("models")
+    shown = shown or [entry.name for entry in experiment.models]
+    return [
+        list(pair)
+        for variant in variants
+        for model in shown
+        for pair in experiment.pairs()
+        if pair[:2] == (variant, model)
+    ]
+
+
+def get_figure_options(wildcards):
+    """What a figure of scores shows: variants and models that are trained, metrics, and what its groups are."""
+    options, pairs = get_figure(wildcards), get_figure_pairs(wildcards)
+    return {
+        "variants": list(dict.fromkeys(variant for variant, _, _ in pairs)),
+        "models": list(dict.fromkeys(model for _, model, _ in pairs)),
+        **{key: options[key] for key in ("metrics", "by") if key in options},
+    }
+
+
+def get_confusion(wildcards):
+    """What a figure of confusion matrices shows: its (variant, model, loss), its subset, and whether of all losses."""
+    if wildcards.figure in CONFUSIONS:
+        pairs = get_main_pairs(get_experiment(wildcards))
+        return {"pairs": pairs, **CONFUSIONS[wildcards.figure][1]}
+    subset = get_figure(wildcards).get("subset", "test")
+    return {"pairs": get_figure_pairs(wildcards), "subset": subset}
+
+
+def get_augmentations(wildcards):
+    """Variant -> how it augments training images, of the variants that say so."""
+    experiment = get_experiment(wildcards)
+    named = get_figure(wildcards).get("variants") or [
+        variant.name for variant in experiment.variants
+    ]
+    return {
+        variant.name: dict(variant.augment)
+        for name in named
+        for variant in experiment.variants
+        if variant.name == name and variant.augment is not None
+    }
+
+
+def get_figure_split(wildcards):
+    """The split of the variant that a study's figure shows: the main one where its options name none."""
+    experiment = get_experiment(wildcards)
+    variant = get_figure(wildcards).get("variant", experiment.main)
+    return f"results/{wildcards.dataset}/{wildcards.experiment}/{variant}/split.parquet"
+
+
+def get_drawn(wildcards):
+    """The (variant, model, loss) whose layers are drawn: of the main variant, and of others what is not trained there."""
+    experiment = get_experiment(wildcards)
+    pairs = sorted(experiment.pairs(), key=lambda pair: pair[0] != experiment.main)
+    variant_of = {model: variant for variant, model, _ in reversed(pairs)}
+    return [pair for pair in pairs if pair[0] == variant_of[pair[1]]]
+
+
+def get_explained(wildcards):
+    """The (variant, model, loss) of the networks of the variant that figures show: what else there is has no gradient."""
+    experiment = get_experiment(wildcards)
+    return [
+        pair
+        for pair in get_main_pairs(experiment)
+        if models.family(experiment.model(pair[1]).family).kind == "network"
+    ]

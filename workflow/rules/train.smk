@@ -1,4 +1,37 @@
-"""Training: one job per (variant, model, loss), or, with `fan_out`, one per part (fold, seed) of it."""
+"""Training: one job per (variant, model, loss), or, with `fan_out`, one per part (fold, seed) of it.
+
+Before it, where a model asks for it, its settings are searched.
+"""
+
+
+rule tune:
+    input:
+        cells="data/{dataset}.h5",
+        split="results/{dataset}/{experiment}/{variant}/split.parquet",
+    output:
+        best=f"{TRAINING}/tuning/best.json",
+        trials=f"{TRAINING}/tuning/trials.csv",
+    log:
+        "logs/tune/{dataset}/{experiment}/{variant}/{model}/{loss}.log",
+    benchmark:
+        "logs/tune/{dataset}/{experiment}/{variant}/{model}/{loss}.benchmark.tsv"
+    conda:
+        "../../envs/tune.yaml"
+    threads: SETTINGS.threads
+    resources:
+        # Snakemake lowers threads to the cores of the machine that it is started on, a login node say.
+        cpus_per_task=SETTINGS.threads,
+        mem_mb=get_memory(4000),
+        runtime=get_runtime(480),
+        attempt=get_attempt,
+    params:
+        plan=get_search_plan,
+        search=get_search,
+    message:
+        "Search settings of {wildcards.model} under {wildcards.loss} ({wildcards.dataset}, {wildcards.experiment}/{wildcards.variant})"
+    script:
+        "../../scripts/tune.py"
+
 
 if SETTINGS.fan_out:
 
@@ -6,6 +39,8 @@ if SETTINGS.fan_out:
         input:
             cells="data/{dataset}.h5",
             split="results/{dataset}/{experiment}/{variant}/split.parquet",
+            start=get_start_files,
+            tuned=get_tuned,
         output:
             part=temp(directory(PART)),
         log:
@@ -35,6 +70,8 @@ if SETTINGS.fan_out:
         input:
             cells="data/{dataset}.h5",
             split="results/{dataset}/{experiment}/{variant}/split.parquet",
+            start=get_start_files,
+            tuned=get_tuned,
             parts=get_parts,
         output:
             predictions=f"{TRAINING}/predictions.parquet",
@@ -66,6 +103,8 @@ else:
         input:
             cells="data/{dataset}.h5",
             split="results/{dataset}/{experiment}/{variant}/split.parquet",
+            start=get_start_files,
+            tuned=get_tuned,
         output:
             predictions=f"{TRAINING}/predictions.parquet",
             embeddings=f"{TRAINING}/embeddings.parquet",

@@ -2,7 +2,8 @@
 
 A loss's file offers ``class_weights(counts) -> weights``: (class,) numbers of training cells to (class,) float32
 weights of the cross-entropy. Where more than weights changes, it offers ``build(counts) -> torch.nn.Module`` with
-``forward(logits (n, class), target (n,)) -> scalar`` instead.
+``forward(logits (n, class), target (n,)) -> scalar`` instead; ``build(counts, *, label_smoothing)`` if it can smooth
+labels. Of a model whose recipe balances the classes, counts are those of an epoch.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class Recipe:
     learning_rate: float
     """Step size of the optimiser; the highest one where `schedule` changes it."""
     optimizer: str = "adam"
-    """``adam``, ``adamw`` (weight decay apart from the gradient) or ``sgd``."""
+    """``adam``, ``adamw`` (weight decay apart from the gradient and not of biases and norms, betas 0.9 and 0.99) or
+    ``sgd``."""
     momentum: float = 0.0
     """Momentum of ``sgd``; ``adam`` has its own betas."""
     weight_decay: float = 0.0
@@ -66,12 +67,14 @@ class Recipe:
     validate: str = "epoch"
     """When validation cells are scored: after every ``step`` (minibatch) or ``epoch``."""
     monitor: str = "balanced_accuracy"
-    """What of validation says which weights are best: ``balanced_accuracy`` (highest) or ``loss`` (lowest)."""
+    """What of validation says which weights are best: ``balanced_accuracy`` (highest) or ``loss`` (lowest); with ``last``,
+    the last ones are kept, whatever it says."""
     patience: int | None = None
     """Validations without a better one after which training ends."""
     balance: str = "none"
     """Which cells an epoch holds: ``none``, every training cell once; ``upsample``, each class as often as the largest;
-    ``balanced``, as many cells as there are, the same number of each class."""
+    or as many cells as there are, ``balanced``, the same number of each class, or ``sqrt``, numbers in proportion to
+    the square roots of the classes' sizes."""
     flip: bool = False
     """Flip training images horizontally and vertically, each with probability 0.5."""
     rotate: str = "none"
@@ -114,8 +117,8 @@ RECIPE_CHOICES: Mapping[str, tuple[Any, ...]] = {
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "step", "cosine", "one_cycle"),
     "validate": ("step", "epoch"),
-    "monitor": ("balanced_accuracy", "loss"),
-    "balance": ("none", "upsample", "balanced"),
+    "monitor": ("balanced_accuracy", "loss", "last"),
+    "balance": ("none", "upsample", "balanced", "sqrt"),
     "rotate": ("none", "quarter", "any"),
     "views": (1, 8),
 }
