@@ -10,7 +10,6 @@ with step:
     confusion.plot(
         step.input.predictions,
         step.input.chosen,
-        pairs=step.params.pairs,
         svg=step.output.svg,
         png=step.output.png,
         **step.params.shows,

@@ -48,7 +48,8 @@ def project(host: Path, mirror: Path, tmp_path_factory: pytest.TempPathFactory) 
     config = yaml.safe_load((project / "config.yaml").read_text())
     config["datasets"] = {"simulated": {"n_cells": 420}}
     config["evaluation"]["bootstrap"] = 100
-    config["experiments"]["espinosa"]["models"] = [{"cnn3": {"recipe": {"epochs": 1}}}]
+    search = {"trials": 2, "folds": 2, "epochs": 1, "space": {"learning_rate": [1e-2, 1e-3]}}
+    config["experiments"]["espinosa"]["models"] = [{"cnn3": {"recipe": {"epochs": 1}, "tune": search}}]
     config["experiments"]["espinosa"]["losses"] = ["inv_weighted"]
     (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     # Nothing of the environment that runs the tests may be in reach.

@@ -60,8 +60,11 @@ class TestWhatAScriptNeeds:
         assert {"numba", "scikit-learn", "scipy"} <= pin.closure({"umap-learn"})
         assert pin.closure({"numpy"}) == {"numpy"}
 
-    def test_torch_is_in_two_environments_only(self) -> None:
-        assert [name for name in ENVIRONMENTS if "torch" in pins(name)] == ["explain", "train"]
+    def test_torch_is_where_networks_are_trained_or_explained_only(self) -> None:
+        assert [name for name in ENVIRONMENTS if "torch" in pins(name)] == ["explain", "train", "tune"]
+
+    def test_optuna_is_where_settings_are_searched_only(self) -> None:
+        assert [name for name in ENVIRONMENTS if "optuna" in pins(name)] == ["tune"]
 
     def test_no_step_needs_snakemake_or_a_tool_of_the_tests(self) -> None:
         for environment in ENVIRONMENTS:

@@ -33,7 +33,7 @@ def described(out: Path) -> dict[str, Any]:
     told = files.read_json(out / "model.json")
     told.pop("provenance", None)
     for part in told["parts"]:
-        del part["seconds"], part["checkpoints"]
+        del part["seconds"], part["checkpoints"], part["steps"]["seconds"]
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,18 @@ class TestStyle:
     def test_a_class_keeps_its_colour(self) -> None:
         assert style.class_colours(CLASSES)["Prophase"] == style.class_colours(STAGES)["Prophase"]
 
+    @pytest.mark.parametrize(
+        ("text", "lines"),
+        [
+            ("fc", ["fc"]),
+            ("resnet20_residual", ["resnet20_", "residual"]),
+            ("fc, a *", ["fc, a *"]),
+            ("a" * 20, ["a" * 20]),
+        ],
+    )
+    def test_labels_are_broken_where_they_can_be(self, text: str, lines: list[str]) -> None:
+        assert style.broken(text, 12).split("\n") == lines
+
     def test_words_of(self) -> None:
         assert style.words_of(cell=7916) == "7,916 cells"
         assert style.words_of(fold=1, seed=2) == "1 fold, 2 seeds"
@@ -124,6 +137,15 @@ class TestPairs:
         wanted = [("holdout", "fc", "inv_weighted"), ("holdout", "fc", "unweighted")]
         found = figures.read_pairs(self.table(tmp_path), wanted)
         assert [pair.label for pair in found] == ["fc, inv_weighted †", "fc, unweighted *"]
+
+    def test_a_model_of_one_loss_is_called_by_its_name_alone(self, tmp_path: Path) -> None:
+        path = self.table(tmp_path, model=["fc", "cnn3"])
+        found = figures.read_pairs(path, [("holdout", "fc", "unweighted"), ("holdout", "cnn3", "inv_weighted")])
+        assert [(pair.label, pair.words) for pair in found] == [("fc", "fc"), ("cnn3", "cnn3")]
+        assert figures.marks(found) == ""
+        both = figures.read_pairs(self.table(tmp_path), [("holdout", "fc", "unweighted")])
+        assert both[0].words == "fc under unweighted"
+        assert figures.marks([*found, *both]).startswith("*")
 
     def test_an_empty_mark_is_no_mark(self, tmp_path: Path) -> None:
         path = self.table(tmp_path, published=[None, None])
@@ -303,9 +325,38 @@ class TestArchitecture:
         assert (tmp_path / "figure.svg").read_text().count("<!-- input: BF -->") == 1
         assert "<!-- 1 × 64 × 64 -->" in (tmp_path / "figure.svg").read_text()
 
-    def test_no_layers(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no layers to draw"):
-            architecture.plot([self.told(tmp_path / "forest", "forest", [])], **paths(tmp_path))
+    def test_without_a_network_the_figure_says_so(self, tmp_path: Path) -> None:
+        architecture.plot([self.told(tmp_path / "forest", "forest", [])], **paths(tmp_path))
+        assert "<!-- No model here is a network:" in (tmp_path / "figure.svg").read_text()
+
+    def test_equal_networks_are_drawn_once_under_both_names(self, tmp_path: Path) -> None:
+        layer = {"name": "head", "kind": "Linear", "output_shape": [5], "n_parameters": 5}
+        skip = {"name": "skip", "kind": "Identity", "output_shape": [5], "n_parameters": 0}
+        networks = {"plain": [layer], "transfer": [layer], "residual": [layer, skip]}
+        models = [self.told(tmp_path / name, name, layers) for name, layers in networks.items()]
+        architecture.plot(models, **paths(tmp_path))
+        drawn = (tmp_path / "figure.svg").read_text()
+        assert drawn.count("<!-- input: BF -->") == 2
+        assert "<!-- plain, transfer: 5 parameters, 1 layer -->" in drawn
+        assert "<!-- residual: 5 parameters, 2 layers -->" in drawn
+        assert drawn.count("<!-- + skip -->") == 1
+
+    def test_a_norm_that_changes_the_shape_joins_branches(self) -> None:
+        shape = (8, 4, 4)
+        branches = [architecture.Layer("Conv2d", shape, 9), architecture.Layer("Conv2d", shape, 9)]
+        both = [*branches, architecture.Layer("BatchNorm2d", (16, 4, 4), 32)]
+        last = architecture.boxes(both, before=shape)[-1]
+        assert [text for text, _ in last.lines] == ["join +", "BatchNorm2d", "16 × 4 × 4", "32 param."]
+
+    @pytest.mark.parametrize("n_networks", [1, 12])
+    def test_the_caption_keeps_off_the_last_network(self, n_networks: int) -> None:
+        fig = architecture.draw([self.network(3)] * n_networks)
+        fig.draw_without_rendering()
+        (axes,) = fig.axes
+        lowest = min(text.get_window_extent().y0 for text in axes.texts)
+        (note,) = [text for text in fig.findobj(Text) if text.get_text().startswith("Layers in order")]
+        assert note.get_window_extent().y0 > 0
+        assert note.get_window_extent().y1 < lowest - 3
 
 
 def history(*, folds: int = 1, steps: int = 12) -> pd.DataFrame:
@@ -346,6 +397,7 @@ class TestCurves:
         assert (len(solid), len(thin)) == (2, 4)
         assert min(line.get_linewidth() for line in solid) > 1.5 * max(line.get_linewidth() for line in thin)
         assert "fc, b * best step 7, stopped early at 12" in texts(fig)
+        assert "dashed: the model's other losses" in said(fig)
         assert all(words in said(fig) for words in ("5,541 cells", "792 cells", "always one class, 25%"))
 
     def test_the_curves_are_the_history(self) -> None:
@@ -364,6 +416,25 @@ class TestCurves:
         full = curves.draw([run("fc", "a", chosen=True, early=False)], n_cells=N_CELLS, n_present=5)
         assert "X" not in {line.get_marker() for line in full.axes[1].lines}
         assert "best step 7, ran to 12" in said(full)
+
+    @pytest.mark.parametrize(("n_models", "n_rows"), [(3, 1), (5, 2), (12, 3)])
+    def test_many_models_go_on_in_further_rows(self, n_models: int, n_rows: int) -> None:
+        runs = [run(f"resnet{k}_residual", "a", chosen=True, folds=5) for k in range(n_models)]
+        fig = curves.draw(runs, n_cells=N_CELLS, n_present=4)
+        fig.draw_without_rendering()
+        shown = [axes for axes in fig.axes if axes.axison]
+        assert len(shown) == 2 * n_models
+        assert len({round(axes.get_position().y0, 3) for axes in shown}) == 2 * n_rows
+        titles = [axes.title.get_window_extent() for axes in shown if axes.get_title()]
+        assert len(titles) == n_models
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
+        assert "dashed" not in said(fig)
+
+    def test_without_a_model_that_is_trained_by_steps_the_figure_says_so(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path)
+        history().head(0).to_csv(tmp_path / "history.csv", index=False)
+        curves.plot(**source, **paths(tmp_path))
+        assert "<!-- No model here is trained step by step:" in (tmp_path / "figure.svg").read_text()
 
     def test_a_line_for_every_part(self) -> None:
         fig = curves.draw([run("fc", "a", chosen=True, folds=5)], n_cells=N_CELLS, n_present=5)
@@ -433,7 +504,7 @@ def predicted(counts: Sequence[int], *, seed: int = 0, right: float = 3.0) -> pd
 class TestConfusion:
     def matrix(self, counts: Sequence[int]) -> tuple[pd.DataFrame, confusion.Matrix]:
         table = predicted(counts)
-        return table, confusion.Matrix("cnn3, b *", confusion.count(table, CLASSES))
+        return table, confusion.Matrix("cnn3, b *", confusion.count(table, CLASSES), len(table))
 
     @pytest.mark.parametrize("counts", [(1440, 121, 14, 3, 5), (50, 9, 4, 0, 2)])
     def test_agrees_with_scikit_learn(self, counts: Sequence[int]) -> None:
@@ -447,7 +518,7 @@ class TestConfusion:
 
     def test_shares_counts_and_score_are_on_the_figure(self) -> None:
         _, matrix = self.matrix((1440, 121, 14, 3, 5))
-        fig = confusion.draw([matrix] * 3, classes=CLASSES, subset="test", n_cells=1583)
+        fig = confusion.draw([matrix] * 3, classes=CLASSES, subset="test")
         assert len(images(fig)) == 3
         found = texts(fig)
         assert {"Interphase n = 1,440", "Anaphase n = 3"} <= set(found)
@@ -458,9 +529,17 @@ class TestConfusion:
         shown = images(fig)[0].get_array()
         np.testing.assert_allclose(np.asarray(shown).sum(axis=1), 1)
 
+    def test_each_title_says_how_many_cells_where_they_differ(self) -> None:
+        matrices = [self.matrix(counts)[1] for counts in ((144, 12, 14, 3, 5), (50, 9, 4, 1, 2))]
+        fig = confusion.draw(matrices, classes=CLASSES, subset="test")
+        found = [text for text in texts(fig) if "balanced accuracy" in text]
+        assert [text.rpartition(" n = ")[2] for text in found] == ["178", "66"]
+        assert {"Interphase n = 144", "Interphase n = 50"} <= set(texts(fig))
+        assert "Test cells. In each field" in said(fig)
+
     def test_an_absent_class_is_said(self) -> None:
         _, matrix = self.matrix((50, 9, 4, 0, 2))
-        fig = confusion.draw([matrix], classes=CLASSES, subset="validation", n_cells=65)
+        fig = confusion.draw([matrix], classes=CLASSES, subset="validation")
         assert "No cell of Anaphase here: balanced accuracy is over the 4 classes present." in said(fig)
         assert texts(fig).count("no cell") == 1
         assert np.isnan(np.ma.filled(images(fig)[0].get_array(), np.nan)[3]).all()
@@ -491,6 +570,19 @@ class TestConfusion:
         assert drawn.count("balanced accuracy") - drawn.count("best balanced accuracy") == n
         assert ("fc, a" in drawn) is all_losses
 
+    def test_plot_names_variants_where_there_are_several(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path)
+        pairs = [["D2", "fc", "a"], ["D3", "fc", "a"]]
+        rows = [(*pair, True, False) for pair in pairs]
+        pd.DataFrame(rows, columns=list(figures.CHOSEN_COLUMNS)).to_csv(tmp_path / "chosen.csv", index=False)
+        confusion.plot(
+            **source | {"pairs": pairs, "predicted": source["predicted"][:2]}, subset="test", **paths(tmp_path)
+        )
+        drawn = (tmp_path / "figure.svg").read_text()
+        assert "<!-- D2: fc -->" in drawn
+        assert "<!-- D3: fc -->" in drawn
+        assert "picked by the study" not in drawn  # one loss: nothing was picked
+
     def test_plot_gives_equal_bytes(self, tmp_path: Path) -> None:
         source = self.source(tmp_path)
         for name in ("one", "two"):
@@ -516,6 +608,7 @@ class TestSaliency:
         with h5py.File(folder / "maps.h5", "w") as file:
             file["images"] = rng.integers(0, 4096, (3, 16, 16)).astype(np.uint16)
             file["masks"] = masks
+            file.attrs.update(outlined="nucleus", n_parts=1, n_parts_of_judge=5)
             for k, name in enumerate(f"{method}/{model}" for method in saliency.METHODS for model in self.models):
                 file[name] = maps * (k + 1)
                 file[name].attrs["loss"] = "b" if name.endswith("fc") else "a"
@@ -536,6 +629,7 @@ class TestSaliency:
         )
         table.to_csv(folder / "cells.csv", index=False)
         rows = [("v", "fc", "a", False, True), ("v", "fc", "b", True, False), ("v", "cnn3", "a", True, True)]
+        rows += [("v", "cnn3", "b", False, False)]
         pd.DataFrame(rows, columns=list(figures.CHOSEN_COLUMNS)).to_csv(folder / "chosen.csv", index=False)
         return folder / "maps.h5", folder / "cells.csv"
 
@@ -554,8 +648,8 @@ class TestSaliency:
         assert len(images(fig)) == 2 * (1 + 2 * 2)
         found = texts(fig)
         assert {"gradient", "SmoothGrad", "fc, b *", "cnn3, a * †", "cell0", "cell1"} <= set(found)
-        assert "✗ Anaphase p(Telophase) = 0.12" in found
-        assert "✓ Telophase p(Telophase) = 0.88" in found
+        assert "✗ Anaphase p = 0.12" in found
+        assert "✓ Telophase p = 0.88" in found
         assert "2 cells of the test part that cnn3 under a got right" in said(fig)
         assert "* best balanced accuracy on validation, † picked by the study." in said(fig)
 
@@ -568,6 +662,41 @@ class TestSaliency:
             order = ["images", "gradient/fc", "smoothgrad/fc", "gradient/cnn3", "smoothgrad/cnn3"]
             for image, name in zip(images(fig), order, strict=True):
                 np.testing.assert_array_equal(np.ma.filled(image.get_array().astype(float), np.nan), file[name][1])
+
+    @pytest.mark.parametrize(("n_models", "n_lines"), [(4, 1), (7, 2), (12, 2)])
+    def test_many_models_stand_in_several_lines(self, n_models: int, n_lines: int) -> None:
+        names = [f"resnet{k}_residual" for k in range(n_models)]
+        pairs = [figures.Pair("v", name, "a", True, False, alone=True) for name in names]
+        maps = {(method, name): np.ones((8, 8), dtype=np.float32) for method in saliency.METHODS for name in names}
+        verdicts = {name: saliency.Verdict("Interphase", 0.5) for name in names}
+        mask = np.eye(8, dtype=bool)
+        example = saliency.Example("cell0", mask.astype(np.float32), mask, maps, verdicts)
+        about = saliency.About("nucleus", "They are of 1 of 5 parts. ")
+        fig = saliency.draw(
+            [example], cell_class="Telophase", outcome="wrong", judge=names[0], pairs=pairs, about=about
+        )
+        fig.draw_without_rendering()
+        of_maps = [axes for axes in fig.axes if axes.get_title() != "Telophase cell"]
+        assert len(of_maps) == 2 * n_models
+        assert len({round(axes.get_position().y0, 3) for axes in of_maps}) == 2 * n_lines
+        words = [axes.title.get_window_extent() for axes in of_maps if axes.get_title()]
+        words += [axes.xaxis.label.get_window_extent() for axes in of_maps if axes.get_xlabel()]
+        assert len(words) == 2 * n_models
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(words, 2))
+        assert "wrong. They are of 1 of 5 parts." in said(fig)
+        assert "outline of the nucleus" in said(fig)
+
+    def test_what_the_maps_say_of_themselves(self, tmp_path: Path) -> None:
+        maps, _ = self.source(tmp_path)
+        assert saliency.read_about(maps).outlined == "nucleus"
+        assert "1 of 5 parts" in saliency.read_about(maps).parts
+        with h5py.File(maps, "a") as file:
+            file.attrs["n_parts"] = 5
+        assert saliency.read_about(maps).parts == ""
+        with h5py.File(maps, "a") as file:
+            del file.attrs["outlined"]
+        with pytest.raises(DataError, match=r"maps\.h5: does not say what is outlined; compute the saliency again"):
+            saliency.read_about(maps)
 
     def test_plot_finds_the_figure_of_a_class_of_any_name(self, tmp_path: Path) -> None:
         maps, table = self.source(tmp_path)

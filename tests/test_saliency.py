@@ -16,7 +16,7 @@ from scipy import ndimage
 from stainfree import cells, files, predictions, trained
 from stainfree.errors import DataError
 from stainfree.explain import marked_pairs, saliency
-from stainfree.explain.masks import acquired, cell_mask, otsu
+from stainfree.explain.masks import acquired, cell_mask, nucleus_mask, otsu
 
 
 def drawn_cell(rng: np.random.Generator, *, radius: float = 10, centre: tuple[float, float] = (20, 20)) -> Any:
@@ -75,15 +75,20 @@ class TestMasks:
         cut = otsu(heaps)
         np.testing.assert_array_equal(heaps <= cut, heaps <= cuts[int(np.argmin(inner))])
 
+    @staticmethod
+    def real_cells(mirror: Path, stage: str, channel: str) -> Any:
+        """Return 60 images (60, 40, 40) of real cells."""
+        folder = mirror / "jurkat-montage" / "Experiment_1" / stage
+        montage = tifffile.imread(next(folder.glob(f"{channel}_*.tif")))
+        grid = montage.reshape(30, 40, 30, 40).swapaxes(1, 2).reshape(900, 40, 40)
+        tiles, copies = np.unique(grid, axis=0, return_counts=True)
+        return tiles[copies < 3][:60]  # the repeated tile is padding of the montage, not a cell of this stage
+
     @pytest.mark.parametrize(
         ("stage", "least", "most"), [("G1", 0.15, 0.6), ("G2", 0.2, 0.75), ("Telophase", 0.4, 0.8)]
     )
     def test_covers_real_cells(self, mirror: Path, stage: str, least: float, most: float) -> None:
-        folder = mirror / "jurkat-montage" / "Experiment_1" / stage
-        montage = tifffile.imread(next(folder.glob("Ch3_*.tif")))
-        grid = montage.reshape(30, 40, 30, 40).swapaxes(1, 2).reshape(900, 40, 40)
-        tiles, copies = np.unique(grid, axis=0, return_counts=True)
-        tiles = tiles[copies < 3][:60]  # the repeated tile is padding of the montage, not a cell of this stage
+        tiles = self.real_cells(mirror, stage, "Ch3")
         masks = cell_mask(tiles)
         share = masks.mean(axis=(1, 2))
         assert share.min() > least
@@ -91,6 +96,32 @@ class TestMasks:
         # What lies outside is even background: its spread is that of the noise, far below the cell's.
         spread = np.array([tile[mask].std() / tile[~mask].std() for tile, mask in zip(tiles, masks, strict=True)])
         assert np.median(spread) > 3
+
+    def test_finds_a_drawn_nucleus_in_its_haze(self) -> None:
+        rng = np.random.default_rng(6)
+        y, x = np.mgrid[:40, :40]
+        distance = np.hypot(y - 20, x - 20)
+        haze = 900 * np.exp(-((distance / 12) ** 2))
+        light = 30 + rng.normal(0, 3, (40, 40)) + haze + 2500 * (distance <= 8)
+        assert overlap(nucleus_mask(light[None])[0], distance <= 8) > 0.85
+        # The same frame to bright-field rules is a cell as wide as its haze.
+        assert cell_mask(light[None]).sum() > 1.5 * nucleus_mask(light[None]).sum()
+
+    def test_an_empty_frame_has_no_nucleus(self) -> None:
+        noise = np.random.default_rng(3).normal(30, 3, (4, 40, 40))
+        assert not nucleus_mask(noise).any()
+        assert not nucleus_mask(np.zeros((1, 8, 8), dtype=np.uint8)).any()
+
+    @pytest.mark.parametrize(("stage", "n_nuclei"), [("G1", 1), ("Metaphase", 1), ("Telophase", 2)])
+    def test_finds_real_nuclei(self, mirror: Path, stage: str, n_nuclei: int) -> None:
+        tiles = self.real_cells(mirror, stage, "Ch4")
+        masks = nucleus_mask(tiles)
+        assert np.median([ndimage.label(mask)[1] for mask in masks]) == n_nuclei
+        # Most of the light is inside, though the nucleus covers a small part of the frame.
+        rise = tiles - np.median(tiles, axis=(1, 2), keepdims=True)
+        inside = np.array([one[mask].sum() / one.sum() for one, mask in zip(rise, masks, strict=True)])
+        assert np.median(inside) > 0.6
+        assert 0.04 < np.median(masks.mean(axis=(1, 2))) < 0.35
 
 
 class TestGradient:
@@ -136,6 +167,34 @@ class TestSmoothgrad:
         assert torch.equal(torch.random.get_rng_state(), before)
         np.testing.assert_array_equal(saliency.smoothgrad(self.energy, x, target, seed=1), first)
         assert np.abs(saliency.smoothgrad(self.energy, x, target, seed=2) - first).max() > 0
+
+
+class TestEffort:
+    def network(self) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 5)
+        )
+
+    def test_counts_operations_and_what_the_gradient_needs(self) -> None:
+        effort = saliency.Effort.of(self.network(), torch.randn(1, 2, 6, 6))
+        # By hand: 9 x 2 multiply-adds for each of 4 x 6 x 6 values, and 144 for each of 5 scores; 2 for each.
+        assert effort.operations == 2 * (4 * 36 * 18 + 5 * 144)
+        # Kept: the input of the convolution (2 x 6 x 6) and what the ReLU lets through (4 x 6 x 6), float32.
+        assert effort.held == 4 * (2 * 36 + 4 * 36)
+
+    def test_measuring_leaves_no_gradient(self) -> None:
+        network, x = self.network(), torch.randn(1, 2, 6, 6)
+        saliency.Effort.of(network, x)
+        assert x.grad is None
+        assert not x.requires_grad
+        assert all(p.grad is None for p in network.parameters())
+
+    def test_shares_out_cells_and_batches(self) -> None:
+        effort = saliency.Effort(operations=10**9, held=2**25)
+        assert effort.cells(26) == int(saliency.MOST_OPERATIONS / 26e9)
+        assert effort.batch(1) == saliency.BATCH
+        assert effort.batch(8) == 4
+        assert effort.batch(1000) == 1
 
 
 class TestMeasures:
@@ -247,7 +306,7 @@ def trained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Pat
         predictions.write(
             folder / "predictions.parquet", predictions.table(rows, chances, classes=FakePart.classes, seed=0)
         )
-        about = {"variant": "holdout", "model": name, "loss": loss, "channels": ["BF"], "fit": "pad"}
+        about = {"variant": "holdout", "model": name, "kind": "network", "loss": loss, "channels": ["BF"], "fit": "pad"}
         files.write_json(folder / "model.json", about)
         models.append(folder / "model.json")
     monkeypatch.setattr(trained, "load", lambda folder, *, fold, seed, device: FakePart(fold))
@@ -323,6 +382,58 @@ class TestExplain:
         choose(tmp_path, published=None)
         _, _, shares = self.run(path, models, tmp_path)
         assert set(shares["loss"]) == {"inv"}
+
+    def test_models_that_are_no_networks_are_left_out(
+        self, trained_models: tuple[Path, list[Path]], tmp_path: Path
+    ) -> None:
+        path, models = trained_models
+        files.write_json(models[2], files.read_json(models[2]) | {"kind": "estimator"})
+        _, picked, shares = self.run(path, models, tmp_path)
+        assert set(shares[["model", "loss"]].itertuples(index=False, name=None)) == {("cnn3", "inv"), ("fc", "sqrt")}
+        assert "predicted_fc" not in picked.columns
+
+    def test_cells_are_of_parts_that_every_network_predicted(
+        self, trained_models: tuple[Path, list[Path]], tmp_path: Path
+    ) -> None:
+        path, models = trained_models
+        written = models[2].with_name("predictions.parquet")
+        predictions.write(written, predictions.read(written).query("fold == 1"))
+        maps, picked, shares = self.run(path, models, tmp_path)
+        assert set(picked["fold"]) == set(shares["fold"]) == {1}
+        with h5py.File(maps) as file:
+            assert (file.attrs["n_parts"], file.attrs["n_parts_of_judge"]) == (1, 2)
+        predictions.write(written, predictions.read(written).assign(fold=7))
+        with pytest.raises(DataError, match=r"no part \(fold, seed\) has test predictions of all of cnn3, fc"):
+            self.run(path, models, tmp_path)
+
+    def test_a_heavy_network_explains_fewer_cells_and_those_of_the_figures_always(
+        self, trained_models: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, models = trained_models
+        whole, picked, shares = self.run(path, models, tmp_path / "all")
+        n_drawn = int(picked["figure"].notna().sum())
+        # A pass of the linear model: 3 scores of 42 x 42 pixels, a multiply-add each; 1 + 2 passes per cell.
+        monkeypatch.setattr(saliency, "MOST_OPERATIONS", 15.5 * 3 * 2 * 3 * 42 * 42)
+        few, picked_again, fewer = self.run(path, models, tmp_path / "few")
+        pd.testing.assert_frame_equal(picked_again, picked)
+        assert len(fewer) == 15 * 2 * 3
+        pd.testing.assert_frame_equal(fewer.merge(shares)[fewer.columns], fewer)
+        monkeypatch.setattr(saliency, "MOST_OPERATIONS", 0)
+        assert len(self.run(path, models, tmp_path / "none")[2]) == n_drawn * 2 * 3
+        with h5py.File(whole) as one, h5py.File(few) as other:
+            np.testing.assert_array_equal(one["smoothgrad/fc"][:], other["smoothgrad/fc"][:])
+
+    @pytest.mark.parametrize(
+        ("channels", "outlined"), [(("PI", "BF"), "cell"), (("PI",), "nucleus"), (("DF",), "cell")]
+    )
+    def test_what_is_outlined(self, channels: tuple[str, ...], outlined: str) -> None:
+        images = np.stack([drawn_cell(np.random.default_rng(k))[0] for k in range(len(channels))])[None]
+        shown, masks, said = saliency._outline(images, channels)
+        at = channels.index("BF") if "BF" in channels else 0
+        np.testing.assert_array_equal(shown, images[:, at])
+        of = cell_mask if "BF" in channels else nucleus_mask
+        np.testing.assert_array_equal(masks, of(images[:, at]))
+        assert said == outlined
 
     def test_is_the_same_twice(self, trained_models: tuple[Path, list[Path]], tmp_path: Path) -> None:
         path, models = trained_models

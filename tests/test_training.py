@@ -18,8 +18,8 @@ from stainfree.schemes import STAGES, Scheme
 FIVE = Scheme("five", {"Interphase": ("G1", "S", "G2"), **{stage: (stage,) for stage in STAGES[3:]}})
 
 
-def plan_of(model: str = "fc", **changes: object) -> training.Plan:
-    entry = models.entry({model: {"recipe": {"epochs": 4}}})
+def plan_of(model: str | models.ModelEntry = "fc", **changes: object) -> training.Plan:
+    entry = models.entry({model: {"recipe": {"epochs": 4}}}) if isinstance(model, str) else model
     plan = training.Plan(
         dataset="made", experiment="test", variant="base", model=entry, loss="inv_weighted", channels=("BF",),
         scheme=FIVE, fit="pad", subsets=predictions.SUBSETS, code="0", device="cpu",
@@ -175,6 +175,77 @@ def test_folds_are_trained_and_joined(make_cells: Callable[..., Path], tmp_path:
     tested = told[told["subset"] == "test"]
     assert tested.groupby("seed")["cell_id"].nunique().to_dict() == {0: 84, 1: 84}
     assert len(list((tmp_path / "out" / "weights").iterdir())) == 6
+
+
+def test_of_some_folds_the_first_are_trained_and_joined(make_cells: Callable[..., Path], tmp_path: Path) -> None:
+    made = make_cells(dict.fromkeys(STAGES, 12)), tmp_path / "split.parquet"
+    splits.make(*made, spec={"kind": "kfold", "folds": 3, "validation": 0.25}, scheme=FIVE, sources=None, seed=0)
+    few, all_of_them = (run(made, tmp_path / str(folds), plan_of(folds=folds)) for folds in (2, None))
+    weights = [f"fold{fold}-seed0.safetensors" for fold in range(3)]
+    assert [name for name in few if name.endswith(".safetensors")] == weights[:2]
+    # What a fold gives does not depend on how many there are.
+    assert [few[name] for name in weights[:2]] == [all_of_them[name] for name in weights[:2]]
+    told = predictions.read(tmp_path / "2" / "predictions.parquet")
+    split = splits.read(made[1])
+    assert len(told) == (split["fold"] < 2).sum()
+    for name in ("history.csv", "embeddings.parquet"):
+        read = pd.read_csv if name.endswith("csv") else pd.read_parquet
+        assert sorted(read(tmp_path / "2" / name)["fold"].unique()) == [0, 1]
+    assert [part["fold"] for part in files.read_json(tmp_path / "2" / "model.json")["parts"]] == [0, 1]
+
+
+def test_folds_that_are_done_count_for_more_folds() -> None:
+    said = {"cells_sha256": "c", "split_sha256": "s"}
+    assert plan_of(folds=1).digest(**said) == plan_of(folds=None).digest(**said)
+
+
+class TestEstimators:
+    """Models that fit themselves leave the files of the contract, by one job or by a job for each part."""
+
+    @pytest.fixture
+    def stained(self, make_cells: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+        path = make_cells(dict.fromkeys(STAGES, 12), side=48, channels=("BF", "PI"))
+        splits.make(
+            path, tmp_path / "split.parquet", spec={"kind": "kfold", "folds": 2, "validation": 0.25}, scheme=FIVE,
+            sources=None, seed=0,
+        )  # fmt: skip
+        return path, tmp_path / "split.parquet"
+
+    @pytest.mark.parametrize("family", [name for name in models.family_names() if models.family(name).recipe is None])
+    def test_the_contract_is_kept(self, stained: tuple[Path, Path], tmp_path: Path, family: str) -> None:
+        entry = models.entry(family)
+        plan = plan_of(entry, loss=models.NO_LOSS, channels=("BF", "PI"), seeds=(0, 4))
+        one = run(stained, tmp_path / "one", plan)
+        assert one == run(stained, tmp_path / "again", plan)
+        told = predictions.read(tmp_path / "one" / "predictions.parquet")
+        assert predictions.classes_of(told) == FIVE.classes
+        assert told.groupby(["fold", "seed"]).size().tolist() == [84] * 4
+        np.testing.assert_allclose(told[[f"p_{c}" for c in FIVE.classes]].sum(axis=1), 1, atol=1e-5)
+        # What was never measured: no steps, and no vectors.
+        assert pd.read_csv(tmp_path / "one" / "history.csv").empty
+        assert pd.read_parquet(tmp_path / "one" / "embeddings.parquet").empty
+        about = files.read_json(tmp_path / "one" / "model.json")
+        assert (about["kind"], about["layers"], about["recipe"]) == ("estimator", [], None)
+        assert about["n_parameters"] > 0
+        assert [(part["fold"], part["seed"]) for part in about["parts"]] == [(0, 0), (0, 4), (1, 0), (1, 4)]
+        with pytest.raises(DataError, match=f"{family} is no network; leave it out of what is explained"):
+            trained.load(tmp_path / "one", fold=0, seed=0)
+
+        parts = []
+        for fold, seed in plan.parts(splits.read(stained[1])):
+            parts.append(tmp_path / "parts" / f"{fold}-{seed}")
+            training.make_part(*stained, parts[-1], plan=plan, fold=fold, seed=seed, work=tmp_path / "work")
+        training.join_parts(*stained, parts, tmp_path / "many", plan=plan, work=tmp_path / "work")
+        assert outputs(tmp_path / "many") == one
+
+    def test_only_training_cells_are_counted(self, stained: tuple[Path, Path], tmp_path: Path) -> None:
+        run(stained, tmp_path / "out", plan_of(models.entry("majority"), loss=models.NO_LOSS))
+        split = splits.read(stained[1])
+        told = predictions.read(tmp_path / "out" / "predictions.parquet")
+        for fold, of_fold in told.groupby("fold"):
+            counts = split[(split["fold"] == fold) & (split["subset"] == "train")]["class"].value_counts(normalize=True)
+            for name in FIVE.classes:
+                assert of_fold[f"p_{name}"].unique().tolist() == pytest.approx([counts[name]])
 
 
 def test_a_trained_part_is_rebuilt_from_its_files(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def small(project: Path) -> Path:
     (project / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     module = project / "src/stainfree/training.py"
     mark = 'with open("loaded", "a") as stream:\n    stream.write("x")\n'
-    module.write_text(module.read_text().replace("import numpy as np\n", f"{mark}import numpy as np\n", 1))
+    module.write_text(module.read_text().replace("import pandas as pd\n", f"{mark}import pandas as pd\n", 1))
     return project
 
 

@@ -1,12 +1,15 @@
-"""Masks: which pixels of a brightfield image belong to the cell.
+"""Masks: which pixels of an image belong to the cell, or to its stained nucleus.
 
 A brightfield image has no background of zero: the cell is where the light departs from the even level around it,
 brighter or darker. The mask is therefore cut from the local departure, not from the light itself. The dark rim of
 an out-of-focus cell counts as cell, since a model may read it.
+
+A stain shines on a dark background: the nucleus is what is bright, and its own light parts it from the haze around it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,23 +60,25 @@ def acquired(image: npt.NDArray[Any]) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def _departure(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    """Return the smoothed departure from the background (y, x), in standard deviations of the background."""
+def _in_noise(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    """Return the image (y, x) less its background, in standard deviations of the background."""
     rim = np.concatenate([image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel(), image[:, -2:].ravel()])
     level = np.median(rim)
     # The quieter half of the rim is background even where a daughter cell touches the edge of the frame.
     noise = 1.4826 * np.median(np.abs(rim - level)) or 1.0
-    return np.asarray(np.sqrt(ndimage.gaussian_filter(((image - level) / noise) ** 2, SMOOTHING)))
+    return np.asarray((image - level) / noise)
 
 
-def _closed(found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _closed(found: npt.NDArray[np.bool_], *, rim: int) -> npt.NDArray[np.bool_]:
     """Close gaps and holes of the found pixels (y, x), drop threads, and take back the rim that smoothing added."""
     reach = np.arange(-CLOSING_RADIUS, CLOSING_RADIUS + 1)
     disc = np.hypot(*np.meshgrid(reach, reach)) <= CLOSING_RADIUS + 0.3
     # Padding keeps closing, opening and erosion from eating into a cell at the frame's edge.
     found = np.pad(found, CLOSING_RADIUS + 1, mode="edge")
     found = ndimage.binary_fill_holes(ndimage.binary_closing(found, disc))
-    found = ndimage.binary_erosion(ndimage.binary_opening(found, disc))
+    found = ndimage.binary_opening(found, disc)
+    if rim:
+        found = ndimage.binary_erosion(found, iterations=rim)
     inside = slice(CLOSING_RADIUS + 1, -CLOSING_RADIUS - 1)
     return np.asarray(found[inside, inside])
 
@@ -90,15 +95,29 @@ def _central(found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.isin(labels, 1 + np.flatnonzero(weight >= PARTNER_SHARE * weight.max()))
 
 
-def _mask_one(image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return the mask (y, x) of one image."""
-    mask = np.zeros(image.shape, dtype=bool)
-    part = acquired(image)
-    departure = _departure(image[part].astype(np.float64))
+def _departing(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Find where a brightfield image (y, x) is brighter or darker than its background."""
+    departure = np.sqrt(ndimage.gaussian_filter(_in_noise(image) ** 2, SMOOTHING))
     # The logarithm: granules are ten times as strong as the faint body of a cell, and both are cell.
-    cut = max(np.exp(otsu(np.log(departure + 0.1))), LOWEST_CUT)
-    mask[part] = _central(_closed(departure > cut))
-    return mask
+    return _closed(departure > max(np.exp(otsu(np.log(departure + 0.1))), LOWEST_CUT), rim=1)
+
+
+def _shining(image: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Find where an image (y, x) of a stain is bright."""
+    light = ndimage.gaussian_filter(_in_noise(image), SMOOTHING)
+    # About half-way up the slope of the light, where smoothing adds no rim.
+    return _closed(light > max(otsu(light), LOWEST_CUT), rim=0)
+
+
+def _masks(
+    images: npt.NDArray[Any], found_in: Callable[[npt.NDArray[np.floating[Any]]], npt.NDArray[np.bool_]]
+) -> npt.NDArray[np.bool_]:
+    """Return the central object (n, y, x) of what `found_in` finds in the acquired part of each image."""
+    masks = np.zeros(images.shape, dtype=bool)
+    for mask, image in zip(masks, images, strict=True):
+        part = acquired(image)
+        mask[part] = _central(found_in(image[part].astype(np.float64)))
+    return masks
 
 
 def cell_mask(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -114,4 +133,20 @@ def cell_mask(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     ndarray of bool
         (n, y, x), True on the cell; all False where nothing departs from the background.
     """
-    return np.stack([_mask_one(image) for image in images]) if len(images) else np.zeros(images.shape, dtype=bool)
+    return _masks(images, _departing)
+
+
+def nucleus_mask(images: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Segment the nucleus in images of a nuclear stain; in telophase, the nuclei of both daughters.
+
+    Parameters
+    ----------
+    images
+        (n, y, x) counts of any dtype; frames may be padded by edge values.
+
+    Returns
+    -------
+    ndarray of bool
+        (n, y, x), True on the nucleus; all False where nothing shines.
+    """
+    return _masks(images, _shining)

@@ -7,6 +7,7 @@ Several families show trained (variant, model, loss) pairs, one loss per model o
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,15 +29,26 @@ class Pair:
     """The loss with the best balanced accuracy on validation."""
     published: bool
     """The loss that the study picked."""
+    alone: bool = False
+    """Whether the model has no other loss, so that nothing was chosen."""
 
     @property
     def label(self) -> str:
         """The pair in a title: * marks the loss chosen on validation, † the one the study picked."""
-        return f"{self.model}, {self.loss}" + " *" * self.chosen + " †" * self.published
+        return self.model if self.alone else f"{self.model}, {self.loss}" + " *" * self.chosen + " †" * self.published
+
+    @property
+    def words(self) -> str:
+        """The pair in a sentence."""
+        return self.model if self.alone else f"{self.model} under {self.loss}"
 
 
-# No-break spaces keep a mark on the line of its meaning.
-MARKS = "*\u00a0best balanced accuracy on validation, †\u00a0picked by the study."
+def marks(pairs: Sequence[Pair]) -> str:
+    """Say what the marks in the labels of `pairs` mean; nothing where there are none."""
+    if all(pair.alone for pair in pairs):
+        return ""
+    # No-break spaces keep a mark on the line of its meaning.
+    return "*\u00a0best balanced accuracy on validation, †\u00a0picked by the study."
 
 
 def read_pairs(chosen_losses: str | os.PathLike[str], pairs: Sequence[Sequence[str]]) -> list[Pair]:
@@ -64,7 +76,15 @@ def read_pairs(chosen_losses: str | os.PathLike[str], pairs: Sequence[Sequence[s
             raise DataError(f"{chosen_losses}: has no row {variant}, {model}, {loss}; run the evaluation again")
     found = [rows[variant, model, loss] for variant, model, loss in pairs]
     # Read as text: where no study picked a pair the column may be empty, and an empty value would count as true.
+    n_losses = Counter((variant, model) for variant, model, _ in rows)
     return [
-        Pair(str(r.variant), str(r.model), str(r.loss), str(r.chosen) == "True", str(r.published) == "True")
+        Pair(
+            str(r.variant),
+            str(r.model),
+            str(r.loss),
+            chosen=str(r.chosen) == "True",
+            published=str(r.published) == "True",
+            alone=n_losses[r.variant, r.model] == 1,
+        )
         for r in found
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
 from stainfree import files
-from stainfree.errors import DataError
 from stainfree.figures import style
 
 Shape = tuple[int, ...]
@@ -25,6 +25,8 @@ LARGEST_SIDE = 0.62
 LINE_HEIGHT = 0.125
 """Inches: the width of a box's place, the side of the largest map, a line of a label."""
 LAYER_NORM = "LayerNorm"
+SKIP = "Identity"
+"""The layer that carries a map around a block, in the networks that have such a way."""
 FACES = {"maps": "#56B4E9", "tokens": "#009E73", "vector": "#E69F00"}
 
 
@@ -58,10 +60,13 @@ class Box:
         for layer in self.layers:
             if layer is self.main:
                 passed = True
+                # A normalisation changes no shape: it reads branches that were laid together.
+                lines += [("join +", "other")] if "Norm" in layer.kind else []
                 lines += [(layer.kind, "kind"), (" × ".join(f"{n:,}" for n in layer.shape), "shape")]
                 lines += [(f"{layer.n_parameters:,} param.", "shape")] if layer.n_parameters else []
             else:
-                text = layer.kind + (f" ({layer.n_parameters:,})" if layer.n_parameters else "")
+                kind = "skip" if layer.kind == SKIP else layer.kind
+                text = kind + (f" ({layer.n_parameters:,})" if layer.n_parameters else "")
                 lines.append((f"+ {text}" if passed else f"{text} +", "other"))
         return lines
 
@@ -191,7 +196,7 @@ def _draw_box(axes: Axes, box: Box, *, x: float, y: float, largest: int) -> None
         colour = style.GREY if rank == "other" else style.INK
         at = y - 0.1 - position * LINE_HEIGHT
         # Points per character, bold or not, so that a long name does not run into its neighbour's.
-        size = min(6.6, SLOT * 68 / (len(text) * (0.67 if rank == "kind" else 0.58)))
+        size = min(6.6, SLOT * 68 / (len(text) * (0.67 if rank == "kind" else 0.62)))
         axes.text(x, at, text, ha="center", va="top", fontsize=size, weight=weight, color=colour, zorder=5)
 
 
@@ -254,17 +259,18 @@ def _draw_network(axes: Axes, network: Network, *, top: float) -> float:
 @style.applied()
 def draw(networks: Sequence[Network]) -> Figure:
     """Draw networks below each other: a box for each layer that weighs or changes the shape, repeats drawn once."""
+    if not networks:
+        return style.message("No model here is a network:\nthere are no layers to draw.")
     # Heights are known only after the labels are laid out: a first pass measures, on a sheet of no account.
     scratch = Figure().add_axes((0, 0, 1, 1))
     depth = 0.0
     for network in networks:
         depth = _draw_network(scratch, network, top=depth)
-    margin = 0.5
-    height = margin - depth
-    fig = Figure(figsize=(style.WIDTH, height))
+    above, below = 0.1, style.NOTE_FOOT + 3 * style.NOTE_LINE
+    fig = Figure(figsize=(style.WIDTH, above - depth + below))
     axes = fig.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, style.WIDTH)
-    axes.set_ylim(depth - margin + 0.1, 0.1)
+    axes.set_ylim(depth - below, above)
     axes.set_axis_off()
     top = 0.0
     for network in networks:
@@ -273,29 +279,27 @@ def draw(networks: Sequence[Network]) -> Figure:
         fig,
         "Layers in order of execution, parallel branches one after the other. Blue: maps (channels × height × width), "
         "green: tokens × width, orange: vectors. Sides of maps are drawn by their square root, channels, tokens and "
-        "lengths by their logarithm. In brackets: parameters of a layer that keeps the shape.",
+        "lengths by their logarithm. In brackets: parameters of a layer that keeps the shape. Skip: what entered a "
+        "block is added to what leaves it.",
     )
     return fig
 
 
 def plot(models: Sequence[str | os.PathLike[str]], *, svg: str | os.PathLike[str], png: str | os.PathLike[str]) -> None:
-    """Draw the networks of an experiment; of several trainings of one model the first is drawn.
+    """Draw the networks of an experiment; of several trainings of one model the first is drawn, and equal ones once.
 
     Parameters
     ----------
     models
         ``model.json`` of each training.
     svg, png
-        Files to write.
-
-    Raises
-    ------
-    DataError
-        If none of the models has layers.
+        Files to write. Where no model has layers, they say so.
     """
     told = [files.read_json(path) for path in models]
     first = {item["model"]: item for item in reversed(told) if item.get("layers")}
-    if not first:
-        raise DataError(f"{', '.join(map(str, models))}: no layers to draw; train a network")
-    order = [name for name in dict.fromkeys(item["model"] for item in told) if name in first]
-    style.save(draw([Network.of(first[name]) for name in order]), svg, png)
+    names: dict[Network, list[str]] = {}
+    for name in dict.fromkeys(item["model"] for item in told):
+        if name in first:
+            names.setdefault(dataclasses.replace(Network.of(first[name]), name=""), []).append(name)
+    drawn = [dataclasses.replace(network, name=", ".join(models)) for network, models in names.items()]
+    style.save(draw(drawn), svg, png)

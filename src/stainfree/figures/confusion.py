@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from stainfree import predictions
 from stainfree.errors import DataError
-from stainfree.figures import MARKS, read_pairs, style
+from stainfree.figures import marks, read_pairs, style
 
 PER_ROW = 3
 NAMES = {"train": "training"}
@@ -28,6 +28,8 @@ class Matrix:
     title: str
     counts: npt.NDArray[np.int64]
     """(true class, predicted class) predictions, both in the scheme's order."""
+    n_cells: int
+    """Distinct cells behind it."""
 
     @property
     def recalls(self) -> npt.NDArray[np.float64]:
@@ -53,8 +55,8 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share in (0, 1) or 0.1 <= share < 0.995 else f"{share:.1%}"
 
 
-def _panel(axes: Axes, matrix: Matrix) -> Any:
-    """Draw one matrix; return its image, for the colour bar."""
+def _panel(axes: Axes, matrix: Matrix, *, count_said: bool) -> Any:
+    """Draw one matrix; return its image, for the colour bar. `count_said`: whether its title says how many cells."""
     n = matrix.counts.sum(axis=1, keepdims=True)
     shares = np.divide(matrix.counts, n, out=np.full(matrix.counts.shape, np.nan), where=n > 0)
     axes.set_facecolor(style.PALE)
@@ -68,7 +70,8 @@ def _panel(axes: Axes, matrix: Matrix) -> Any:
         axes.text(column, row, text, ha="center", va="center", fontsize=small, color=colour, linespacing=1.25)
     for row in np.flatnonzero(n[:, 0] == 0).tolist():
         axes.text((len(shares) - 1) / 2, row, "no cell", ha="center", va="center", color=style.GREY, fontsize=small)
-    axes.set_title(f"{matrix.title}\nbalanced accuracy {matrix.balanced_accuracy:.1%}", fontsize=8.5)
+    n_cells = f"\nn = {matrix.n_cells:,}" if count_said else ""
+    axes.set_title(f"{matrix.title}\nbalanced accuracy {matrix.balanced_accuracy:.1%}{n_cells}", fontsize=8.5)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(len(shares)) - 0.5, minor=True)
@@ -83,7 +86,7 @@ def _row_labels(matrix: Matrix, classes: Sequence[str]) -> list[str]:
 
 
 @style.applied()
-def draw(matrices: Sequence[Matrix], *, classes: Sequence[str], subset: str, n_cells: int, remark: str = "") -> Figure:
+def draw(matrices: Sequence[Matrix], *, classes: Sequence[str], subset: str, remark: str = "") -> Figure:
     """Draw confusion matrices, three beside each other.
 
     Parameters
@@ -94,8 +97,6 @@ def draw(matrices: Sequence[Matrix], *, classes: Sequence[str], subset: str, n_c
         Class names in the scheme's order.
     subset
         ``train``, ``validation`` or ``test``.
-    n_cells
-        Distinct cells behind each matrix.
     remark
         What else to say below the figure.
     """
@@ -105,13 +106,14 @@ def draw(matrices: Sequence[Matrix], *, classes: Sequence[str], subset: str, n_c
     grid = fig.subplots(n_rows, n_columns, squeeze=False)
     # All matrices usually hold the same cells: then their numbers need to be said only once in a row.
     alike = all(np.array_equal(m.counts.sum(axis=1), matrices[0].counts.sum(axis=1)) for m in matrices)
+    one_number = len({m.n_cells for m in matrices}) == 1
     image: Any = None
     for position, axes in enumerate(grid.flat):
         if position >= len(matrices):
             axes.set_axis_off()
             continue
         matrix = matrices[position]
-        image = _panel(axes, matrix)
+        image = _panel(axes, matrix, count_said=not one_number)
         first, last = position % n_columns == 0, position + n_columns >= len(matrices)
         axes.set_yticks(range(len(classes)), _row_labels(matrix, classes) if first or not alike else [])
         axes.set_xticks(range(len(classes)), classes if last else [], rotation=40, ha="right", rotation_mode="anchor")
@@ -124,7 +126,7 @@ def draw(matrices: Sequence[Matrix], *, classes: Sequence[str], subset: str, n_c
     bar.outline.set_visible(False)
     absent = [name for name, n in zip(classes, matrices[0].counts.sum(axis=1), strict=True) if n == 0]
     said = [
-        f"{NAMES.get(subset, subset).capitalize()} cells, n = {n_cells:,}. "
+        f"{NAMES.get(subset, subset).capitalize()} cells{f', n = {matrices[0].n_cells:,}' if one_number else ''}. "
         "In each field the share of its row and the number of cells."
     ]
     if absent:
@@ -152,7 +154,7 @@ def plot(
     png: str | os.PathLike[str],
     all_losses: bool = False,
 ) -> None:
-    """Draw the confusion matrices of an experiment's trainings on one subset.
+    """Draw the confusion matrices of trainings of an experiment on one subset; titles tell variants apart.
 
     Parameters
     ----------
@@ -174,10 +176,14 @@ def plot(
     DataError
         If a table has no cell of the subset, or the tables have different classes.
     """
+    shown = [
+        (path, pair)
+        for path, pair in zip(predicted, read_pairs(chosen_losses, pairs), strict=True)
+        if all_losses or pair.chosen
+    ]
+    variants = {pair.variant for _, pair in shown}
     matrices, tables, classes = [], [], None
-    for path, pair in zip(predicted, read_pairs(chosen_losses, pairs), strict=True):
-        if not (all_losses or pair.chosen):
-            continue
+    for path, pair in shown:
         table = predictions.read(path)
         if classes is not None and classes != predictions.classes_of(table):
             raise DataError(f"{path}: has other classes than the tables before it; train the experiment again")
@@ -185,10 +191,10 @@ def plot(
         rows = table[table["subset"] == subset]
         if rows.empty:
             raise DataError(f"{path}: has no prediction of {subset} cells; add {subset} to what training predicts")
-        matrices.append(Matrix(pair.label, count(rows, classes)))
+        title = f"{pair.variant}: {pair.label}" if len(variants) > 1 else pair.label
+        matrices.append(Matrix(title, count(rows, classes), rows["cell_id"].nunique()))
         tables.append(rows)
     if classes is None:
         raise DataError(f"{chosen_losses}: no loss is chosen; run the evaluation again")
-    n_cells = tables[0]["cell_id"].nunique()
-    remark = f"{_repeats(tables[0])} {MARKS}".strip()
-    style.save(draw(matrices, classes=classes, subset=subset, n_cells=n_cells, remark=remark), svg, png)
+    remark = f"{_repeats(tables[0])} {marks([pair for _, pair in shown])}".strip()
+    style.save(draw(matrices, classes=classes, subset=subset, remark=remark), svg, png)

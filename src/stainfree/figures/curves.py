@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from matplotlib.lines import Line2D
 
 from stainfree import files
 from stainfree.errors import DataError
-from stainfree.figures import MARKS, Pair, read_pairs, style
+from stainfree.figures import Pair, marks, read_pairs, style
 
+PER_ROW = 4
+"""Models beside each other."""
 SUBSETS = ("train", "validation")
 QUANTITIES = {
     "loss": "loss\n(the one trained on)",
@@ -70,11 +73,11 @@ def _end(run: Run) -> str:
     n_early = sum(bool(part["stopped_early"]) for part in run.parts)
     how = "stopped early at" if n_early == len(run.parts) else "ran to"
     some = f", {n_early} of {len(run.parts)} parts early" if 0 < n_early < len(run.parts) else ""
-    return f"best step {best}, {how} {last}{some}"
+    return f"best step {best},\n{how} {last}{some}"
 
 
 def _legend(fig: Figure, losses: Mapping[str, Dashes], *, strong: float, early: bool) -> None:
-    names = {"train": "train (minibatch)", "validation": "validation"}
+    names = {"train": "train (minibatches)", "validation": "validation"}
     handles = [Line2D([], [], color=style.SUBSET_COLOURS[s], linewidth=strong, label=names[s]) for s in SUBSETS]
     marker = {"color": style.SUBSET_COLOURS["validation"], "linestyle": "none", "markeredgecolor": "white"}
     handles.append(Line2D([], [], marker="o", markersize=6, label="best on validation", **marker))  # type: ignore[arg-type]
@@ -84,9 +87,29 @@ def _legend(fig: Figure, losses: Mapping[str, Dashes], *, strong: float, early: 
     fig.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7), handlelength=2.2)
 
 
+def _draw_model(
+    upper: Axes, lower: Axes, runs: Sequence[Run], *, dashes: Mapping[str, Dashes], strong: float, alpha: float
+) -> None:
+    """Draw the runs of one model: its losses into the upper axes, its balanced accuracies into the lower."""
+    for axes, quantity in zip((upper, lower), QUANTITIES, strict=True):
+        for run in sorted(runs, key=lambda run: run.pair.chosen):
+            if run.pair.chosen:
+                _draw_run(axes, run, quantity, dashes="-", width=strong, alpha=alpha)
+                _mark_best(axes, run, quantity)
+            else:
+                _draw_run(axes, run, quantity, dashes=dashes[run.pair.loss], width=0.9, alpha=0.55)
+    titles = [f"{run.pair.label}\n{_end(run)}" for run in runs if run.pair.chosen]
+    upper.set_title("\n".join(titles) or runs[0].pair.model, fontsize=8.5)
+    upper.set_ylim(bottom=0)
+    lower.set_ylim(0, 1)
+    upper.sharex(lower)
+    upper.tick_params(labelbottom=False)
+    lower.set_xlabel("step (minibatches seen)")
+
+
 @style.applied()
 def draw(runs: Sequence[Run], *, n_cells: Mapping[str, str], n_present: int) -> Figure:
-    """Draw loss and balanced accuracy against steps, a column per model.
+    """Draw loss and balanced accuracy against steps, one above the other; at most four models beside each other.
 
     Parameters
     ----------
@@ -97,41 +120,45 @@ def draw(runs: Sequence[Run], *, n_cells: Mapping[str, str], n_present: int) -> 
     n_present
         Classes present in validation: always saying one class scores 1 / `n_present`.
     """
+    if not runs:
+        return style.message("No model here is trained step by step:\nthere are no curves to show.")
     names = list(dict.fromkeys(run.pair.model for run in runs))
     others = list(dict.fromkeys(run.pair.loss for run in runs))
     # One dash pattern per loss in the whole figure, whichever of them a model's column draws strong.
     dashes = {loss: DASHES[position % len(DASHES)] for position, loss in enumerate(others)}
     several = any(len(run.parts) > 1 for run in runs)
-    strong = 1.0 if several else 2.0
-    fig = style.figure(5.6, width=max(5.5, min(style.WIDTH, 1.0 + 2.7 * len(names))))
-    grid = fig.subplots(2, len(names), squeeze=False, sharex="col")
-    for column, name in enumerate(names):
-        of_model = [run for run in runs if run.pair.model == name]
-        for row, (quantity, label) in enumerate(QUANTITIES.items()):
-            axes = grid[row, column]
-            for run in of_model:
-                if not run.pair.chosen:
-                    _draw_run(axes, run, quantity, dashes=dashes[run.pair.loss], width=0.9, alpha=0.55)
-            for run in of_model:
-                if run.pair.chosen:
-                    _draw_run(axes, run, quantity, dashes="-", width=strong, alpha=0.6 if several else 1.0)
-                    _mark_best(axes, run, quantity)
-            if column == 0:
-                axes.set_ylabel(label)
-        chosen = [run for run in of_model if run.pair.chosen]
-        grid[0, column].set_title("\n".join(f"{run.pair.label}\n{_end(run)}" for run in chosen) or name, fontsize=8.5)
-        grid[0, column].set_ylim(bottom=0)
-        grid[1, column].set_ylim(0, 1)
-        grid[1, column].axhline(1 / n_present, color=style.GREY, linewidth=0.8, linestyle=":", zorder=0)
-        grid[1, column].set_xlabel("step (minibatches seen)")
+    n_rows = math.ceil(len(names) / PER_ROW)
+    n_columns = math.ceil(len(names) / n_rows)
+    height = 4.6 if n_rows == 1 else 3.9
+    fig = style.figure(height * n_rows + 1.0, width=max(5.5, min(style.WIDTH, 1.0 + 2.7 * n_columns)))
+    grid = fig.subplots(2 * n_rows, n_columns, squeeze=False)
+    for place in range(n_rows * n_columns):
+        row, column = divmod(place, n_columns)
+        upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
+        if place >= len(names):
+            upper.set_axis_off()
+            lower.set_axis_off()
+            continue
+        of_model = [run for run in runs if run.pair.model == names[place]]
+        _draw_model(
+            upper, lower, of_model, dashes=dashes, strong=1.0 if several else 2.0, alpha=0.6 if several else 1.0
+        )
+        lower.axhline(1 / n_present, color=style.GREY, linewidth=0.8, linestyle=":", zorder=0)
+        if column == 0:
+            for axes, label in zip((upper, lower), QUANTITIES.values(), strict=True):
+                axes.set_ylabel(label if n_rows == 1 else label.partition("\n")[0])
     early = any(part["stopped_early"] for run in runs if run.pair.chosen for part in run.parts)
-    _legend(fig, {loss: dashes[loss] for loss in others} if len(others) > 1 else {}, strong=2.0, early=early)
-    lines = "One line per fold and seed. " if several else ""
+    dashed = any(not run.pair.chosen for run in runs)
+    _legend(fig, {loss: dashes[loss] for loss in others} if dashed else {}, strong=2.0, early=early)
+    kinds = (
+        "Solid: the loss chosen on validation; dashed: the model's other losses, whose values are on scales of their "
+        "own. "
+    )
+    lines = "One line per fold and seed. "
     style.note(
         fig,
-        f"Train: {n_cells['train']}; validation: {n_cells['validation']}. Solid: the loss chosen on validation; "
-        "dashed: the model's other losses, whose values are on scales of their own. "
-        f"{lines}Dotted line: always one class, {1 / n_present:.0%}. {MARKS}",
+        f"Train: {n_cells['train']}; validation: {n_cells['validation']}. {kinds * dashed}{lines * several}"
+        f"Dotted line: always one class, {1 / n_present:.0%}. {marks([run.pair for run in runs])}".strip(),
     )
     return fig
 
@@ -158,7 +185,7 @@ def plot(
     svg: str | os.PathLike[str],
     png: str | os.PathLike[str],
 ) -> None:
-    """Draw the learning curves of an experiment's trainings.
+    """Draw the learning curves of an experiment's trainings; models that are not trained step by step are left out.
 
     Parameters
     ----------
@@ -184,6 +211,7 @@ def plot(
         absent = [name for name in COLUMNS if name not in table.columns]
         if absent:
             raise DataError(f"{history}: lacks the column {', '.join(absent)}; train {pair.model} again")
-        runs.append(Run(pair, table.replace([np.inf, -np.inf], np.nan), files.read_json(model)["parts"]))
+        if len(table):
+            runs.append(Run(pair, table.replace([np.inf, -np.inf], np.nan), files.read_json(model)["parts"]))
     n_cells, n_present = count_cells(pd.read_parquet(split, columns=["fold", "subset", "class"]))
     style.save(draw(runs, n_cells=n_cells, n_present=n_present), svg, png)

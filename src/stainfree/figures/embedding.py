@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from stainfree import files
 from stainfree.errors import DataError
-from stainfree.figures import MARKS, Pair, read_pairs, style
+from stainfree.figures import Pair, marks, read_pairs, style
 
 AXES = ("u0", "u1", "u2")
 VIEWS = ((22, -60), (22, 30))
@@ -114,7 +114,7 @@ def draw(cells: pd.DataFrame, *, classes: Sequence[str], pair: Pair) -> Figure:
     style.note(
         fig,
         f"{_part(cells)}.{missing} All cells were laid out; cells not drawn were left out afterwards, at random. "
-        f"{MARKS}",
+        f"{marks([pair])}",
     )
     return fig
 
@@ -166,7 +166,8 @@ def page(cells: pd.DataFrame, *, classes: Sequence[str], pair: Pair) -> str:
         config={"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""},
     )
     text = (
-        f"{_part(cells)}. Drag to turn, scroll to zoom, point at a cell for its id, click a class to hide it. {MARKS}"
+        f"{_part(cells)}. Drag to turn, scroll to zoom, point at a cell for its id, click a class to hide it. "
+        f"{marks([pair])}"
     )
     return PAGE.format(title=html.escape(f"Embedding of {pair.label} (UMAP)"), plot=body, text=html.escape(text))
 

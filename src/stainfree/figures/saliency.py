@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stainfree.errors import DataError
-from stainfree.figures import MARKS, Pair, read_pairs, style
+from stainfree.figures import Pair, marks, read_pairs, style
 from stainfree.schemes import slug
 
 METHODS = {"gradient": "gradient", "smoothgrad": "SmoothGrad"}
 OUTCOMES = ("wrong", "right")
 GREY_PERCENTILES = (0.5, 99.5)
 MAP_PERCENTILE = 99.5
+PER_LINE, LONGEST_LABEL = 6, 15
+"""Models beside each other, and characters in a line of their labels, at most."""
 OUTLINE = "#56B4E9"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the maps are of."""
+
+    outlined: str = "cell"
+    """What the masks outline: ``cell`` or ``nucleus``."""
+    parts: str = ""
+    """From which parts of the trainings the cells are, where not from all."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +88,29 @@ def _draw_map(axes: Axes, saliency: npt.NDArray[np.float32], mask: npt.NDArray[n
 
 
 def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, pairs: Sequence[Pair]) -> None:
-    """Draw one cell into a grid of a row per method and a column per model, the cell itself on the left."""
-    axes = fig.add_subplot(grid[:, :2])
+    """Draw one cell, and beside it lines of models: a row for each method, and what the model said below."""
+    n_columns = grid.ncols - 2
+    axes = fig.add_subplot(grid[: len(METHODS), :2])
     low, high = np.percentile(example.image, GREY_PERCENTILES)
     axes.imshow(example.image, cmap="gray", vmin=low, vmax=max(high, low + 1))
     _outline(axes, example.mask, colour=OUTLINE)
     _bare(axes)
     axes.set_title(f"{cell_class} cell", fontsize=8.5)
     axes.set_xlabel(_shorten(example.cell_id), fontsize=7, color=style.GREY)
-    for column, pair in enumerate(pairs):
+    for place, pair in enumerate(pairs):
+        line, column = divmod(place, n_columns)
         for row, (method, words) in enumerate(METHODS.items()):
-            axes = fig.add_subplot(grid[row, column + 2])
+            axes = fig.add_subplot(grid[line * len(METHODS) + row, column + 2])
             _draw_map(axes, example.maps[method, pair.model], example.mask)
             if row == 0:
-                axes.set_title(pair.label.replace(", ", ",\n", 1), fontsize=8.5)
+                axes.set_title(style.broken(pair.label, LONGEST_LABEL), fontsize=8, linespacing=1.1)
             if column == 0:
                 axes.set_ylabel(words, fontsize=8)
         verdict = example.verdicts[pair.model]
         good = verdict.predicted == cell_class
         # Right and wrong are told by the mark as well as by the colour.
         axes.set_xlabel(
-            f"{'✓' if good else '✗'} {verdict.predicted}\np({cell_class}) = {verdict.p_true:.2f}",
+            f"{'✓' if good else '✗'} {verdict.predicted}\np = {verdict.p_true:.2f}",
             fontsize=7.5,
             color="#00664A" if good else "#A03C00",
         )
@@ -103,14 +118,11 @@ def _draw_example(fig: Figure, grid: Any, example: Example, cell_class: str, pai
 
 def _empty(cell_class: str, outcome: str, *, judge: str, any_of_class: bool) -> Figure:
     """Say in words why there is nothing to see."""
-    said = (
-        f"{judge} got no {cell_class} cell of the test part {outcome}:\nthere is none to show here."
-        if any_of_class
-        else f"The test part has no {cell_class} cell:\nthere is none to show here."
-    )
-    fig = Figure(figsize=(style.WIDTH * 0.66, 1.3))
-    fig.text(0.5, 0.5, said, ha="center", va="center", fontsize=10.5, linespacing=1.5)
-    return fig
+    if any_of_class:
+        return style.message(
+            f"{judge} got no {cell_class} cell of the test part {outcome}:\nthere is none to show here."
+        )
+    return style.message(f"The test part has no {cell_class} cell:\nthere is none to show here.")
 
 
 @style.applied()
@@ -122,6 +134,7 @@ def draw(
     judge: str,
     pairs: Sequence[Pair],
     any_of_class: bool = True,
+    about: About | None = None,
 ) -> Figure:
     """Draw cells of one class that the judge got right, or wrong, with the maps of all models beside each other.
 
@@ -139,22 +152,29 @@ def draw(
         What each column shows: a model and the loss it was trained under.
     any_of_class
         Whether any test cell of the class was explained.
+    about
+        What the maps are of; bright-field cells of all parts where None.
     """
-    judge = next(f"{pair.model} under {pair.loss}" for pair in pairs if pair.model == judge)
+    about = about or About()
+    judge = next(pair.words for pair in pairs if pair.model == judge)
     if not examples:
         return _empty(cell_class, outcome, judge=judge, any_of_class=any_of_class)
-    panel = min(1.45, 6.6 / (len(pairs) + 2))
-    fig = style.figure(len(examples) * (2 * panel + 0.86) + 0.85, width=panel * (len(pairs) + 2) + 0.9)
+    n_lines = math.ceil(len(pairs) / PER_LINE)
+    n_columns = math.ceil(len(pairs) / n_lines)
+    panel = min(1.45, 8.0 / (n_columns + 2))
+    # Room for what stands above and below the maps of a line: titles, and what the model said.
+    height = n_lines * (2 * panel + 0.78) + 0.1
+    fig = style.figure(len(examples) * height + 0.85, width=panel * (n_columns + 2) + 0.9)
     outer = fig.add_gridspec(len(examples), 1, hspace=0.06)
     for position, example in enumerate(examples):
-        inner = outer[position].subgridspec(len(METHODS), len(pairs) + 2, wspace=0.02, hspace=0.02)
+        inner = outer[position].subgridspec(n_lines * len(METHODS), n_columns + 2, wspace=0.02, hspace=0.02)
         _draw_example(fig, inner, example, cell_class, pairs)
     style.note(
         fig,
-        f"{style.words_of(cell=len(examples))} of the test part that {judge} got {outcome}. Maps: size of the gradient "
-        f"of the score of {cell_class}, black (none) to yellow (the {MAP_PERCENTILE:g}th percentile of that map and "
-        f"above). Blue line: outline of the cell. Below: what the model predicted, and its "
-        f"probability of {cell_class}. {MARKS}",
+        f"{style.words_of(cell=len(examples))} of the test part that {judge} got {outcome}. {about.parts}Maps: size of "
+        f"the gradient of the score of {cell_class}, black (none) to yellow (the {MAP_PERCENTILE:g}th percentile of "
+        f"that map and above). Blue line: outline of the {about.outlined}. Below: what the model predicted, and p, its "
+        f"probability of {cell_class}. {marks(pairs)}".strip(),
     )
     return fig
 
@@ -209,6 +229,17 @@ def read_examples(
     return examples
 
 
+def read_about(maps: str | os.PathLike[str]) -> About:
+    """Read what a file of saliency maps says of itself."""
+    with h5py.File(maps, "r") as file:
+        told = {name: file.attrs.get(name) for name in ("outlined", "n_parts", "n_parts_of_judge")}
+    if None in told.values():
+        raise DataError(f"{maps}: does not say what is outlined; compute the saliency again")
+    n, of = told["n_parts"], told["n_parts_of_judge"]
+    few = f"They are of {n} of {of} parts (fold, seed), those that every network predicted. "
+    return About(str(told["outlined"]), few if n < of else "")
+
+
 def plot(
     maps: str | os.PathLike[str],
     cells: str | os.PathLike[str],
@@ -230,7 +261,7 @@ def plot(
     chosen_losses
         CSV that says which loss of a model was chosen on validation: that one is shown.
     pairs
-        (variant, model, loss) of all trainings.
+        (variant, model, loss) of all trainings of networks.
     cell_class, outcome, judge
         As for `draw`.
     svg, png
@@ -248,5 +279,6 @@ def plot(
         judge=judge,
         pairs=chosen,
         any_of_class=bool((table["class"] == cell_class).any()),
+        about=read_about(maps),
     )
     style.save(fig, svg, png)

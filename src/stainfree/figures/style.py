@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stainfree import files
@@ -19,11 +21,17 @@ WIDTH = 9.0
 
 PNG_DPI = 200
 
+NOTE_FOOT, NOTE_LINE = 0.07, 0.145
+"""Inches below the note of a figure, and of a line of it."""
+
 OKABE_ITO = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#000000")
 """Colours that stay apart for colour-blind eyes (Okabe and Ito 2008, Color Universal Design)."""
 
 INK, GREY, PALE = "#222222", "#666666", "#E8E8E8"
 """Text, text of second rank, and areas where there is nothing to show."""
+
+PUBLISHED: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": INK, "markersize": 4.5}
+"""Look of a published number."""
 
 # A class keeps its colour in every label scheme; the yellow, weak on white, goes to no stage.
 CLASS_COLOURS = {
@@ -96,8 +104,44 @@ def figure(height: float, *, width: float = WIDTH) -> Figure:
 
 def note(fig: Figure, text: str) -> None:
     """Write what a reader must know below the figure: numbers of cells, ranges, marks."""
-    characters = int(fig.get_figwidth() * 18.5)
-    fig.supxlabel(textwrap.fill(text, characters), x=0.01, ha="left", fontsize=7.5, color=GREY, linespacing=1.35)
+    characters = int(fig.get_figwidth() * 17.5)
+    # Without a layout of its own a figure has its note at the foot, however tall it is.
+    foot = None if fig.get_layout_engine() else NOTE_FOOT / fig.get_figheight()
+    text = textwrap.fill(text, characters)
+    fig.supxlabel(text, x=0.01, y=foot, ha="left", va="bottom", fontsize=7.5, color=GREY, linespacing=1.35)
+
+
+def broken(text: str, most: int) -> str:
+    """Break a label after spaces and underscores into lines of at most `most` characters, where that can be."""
+    lines = [""]
+    for piece in re.findall(r"[^ _]+[ _]*|[ _]+", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > most:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def below(axes: Axes, x: float, text: str) -> None:
+    """Write a label of one or more lines below an axis, first lines on one baseline whatever letters they have."""
+    for line, words in enumerate(text.split("\n")):
+        axes.annotate(
+            words,
+            (x, 0),
+            (0, -11.5 - 11 * line),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="baseline",
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def message(text: str) -> Figure:
+    """Make a figure that says in words why there is nothing to see."""
+    fig = Figure(figsize=(WIDTH * 0.66, 1.3))
+    fig.text(0.5, 0.5, text, ha="center", va="center", fontsize=10.5, linespacing=1.5)
+    return fig
 
 
 def save(fig: Figure, svg: str | os.PathLike[str], png: str | os.PathLike[str]) -> None:
