@@ -408,6 +408,13 @@ class TestCurves:
             np.testing.assert_allclose(ys(train), table[f"train_{quantity}"])
             np.testing.assert_allclose(ys(validation), table[f"validation_{quantity}"])
 
+    def test_a_training_that_was_validated_once_is_seen(self) -> None:
+        pair = figures.Pair("v", "fc", "a", True, False)
+        only = {"fold": 0, "seed": 0, "best_step": 1, "last_step": 1, "stopped_early": False}
+        fig = curves.draw([curves.Run(pair, history(steps=1), [only])], n_cells=N_CELLS, n_present=5)
+        dots = [line for line in fig.axes[0].lines if line.get_marker() == "."]
+        assert [(xs(line)[0], ys(line)[0]) for line in dots] == [(1, 1.0), (1, 2.0)]
+
     def test_best_step_and_early_stop_are_marked(self) -> None:
         fig = curves.draw([run("fc", "a", chosen=True)], n_cells=N_CELLS, n_present=5)
         marks = {line.get_marker(): line for line in fig.axes[1].lines if len(xs(line)) == 1}

@@ -263,9 +263,10 @@ class TestConfig:
     }
 
     def read(self, **said: Any) -> Search:
-        """Check the shipped config with cnn3 under these settings, and return its search."""
+        """Check espinosa with cnn3 under these settings, and return its search."""
         config = yaml.safe_load((ROOT / "config.yaml").read_text())
-        config["experiments"]["espinosa"]["models"] = ["fc", "simple_vit", {"cnn3": said}]
+        espinosa = {**config["experiments"]["espinosa"], "models": ["fc", "simple_vit", {"cnn3": said}]}
+        config |= {"experiments": {"espinosa": espinosa}, "build": ["espinosa"]}
         found = configuration.check(config, workflow=ROOT / "workflow").experiments["espinosa"].options["cnn3"].tune
         assert found is not None
         return found

@@ -112,11 +112,12 @@ def _draw_panel(
         if np.isfinite(row["published"]):
             axes.plot(x, row["published"], "D", zorder=6, **style.PUBLISHED)
         if numbers and np.isfinite(row["value"]):
-            # At the foot, where neither the interval nor the published number stands; above a bar too low for it.
-            inside = row["value"] >= LOWEST_BAR
+            # At the foot, off the interval and the published number; above a bar that is too low for it.
+            foot = row["published"] + 0.02 if row["published"] < LOWEST_BAR / 2 else 0.0
+            inside = row["value"] >= foot + LOWEST_BAR
             axes.annotate(
                 _percent(row["value"]),
-                (x, 0 if inside else row["ci_high"]),
+                (x, foot if inside else row["ci_high"]),
                 (0, 4),
                 textcoords="offset points",
                 ha="center",

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from stainfree import files
 from stainfree.errors import DataError
@@ -46,7 +47,9 @@ def _draw_run(axes: Axes, run: Run, quantity: str, *, dashes: Dashes, width: flo
         for subset in SUBSETS:
             colour = style.SUBSET_COLOURS[subset]
             values = part[f"{subset}_{quantity}"]
-            axes.plot(part["step"], values, dashes, color=colour, linewidth=width, alpha=alpha)
+            # A training that was validated once has no line.
+            marker = "." if len(part) == 1 else ""
+            axes.plot(part["step"], values, dashes, marker=marker, color=colour, linewidth=width, alpha=alpha)
 
 
 def _mark_best(axes: Axes, run: Run, quantity: str) -> None:
@@ -103,6 +106,7 @@ def _draw_model(
     upper.set_ylim(bottom=0)
     lower.set_ylim(0, 1)
     upper.sharex(lower)
+    lower.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("step (minibatches seen)")
 

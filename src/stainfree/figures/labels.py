@@ -143,7 +143,8 @@ def write(
 ) -> list[Any]:
     """Write names beside points (n, 2) of the axes' data, with lines where they are far.
 
-    The figure's layout must be final. `obstacles` are boxes (left, bottom, right, top) in the axes' data.
+    The figure's layout must be final. `obstacles` are boxes (left, bottom, right, top) in the axes' data; texts that
+    the axes already have are obstacles too.
     """
     figure = cast(Figure, axes.figure)
     per_point = figure.dpi / 72
@@ -152,6 +153,7 @@ def write(
     def on_page(data: Any) -> Floats:
         return np.asarray(axes.transData.transform(np.reshape(data, (-1, 2)))) / per_point
 
+    there = [np.array(text.get_window_extent(canvas).extents) / per_point for text in axes.texts]
     texts = [
         axes.annotate(name, tuple(point), (0, 0), textcoords="offset points", ha="center", va="center",
                       fontsize=fontsize, zorder=6)
@@ -160,7 +162,7 @@ def write(
     extents = [text.get_window_extent(canvas) for text in texts]
     sizes = np.array([[box.width, box.height] for box in extents]) / per_point + 2
     at = on_page(points)
-    walls = [on_page(box).ravel() + np.array([-3, -3, 3, 3]) for box in obstacles]
+    walls = [*there, *(on_page(box).ravel() + np.array([-3, -3, 3, 3]) for box in obstacles)]
     frame = axes.get_window_extent(canvas)
     boxes = place(at, sizes, obstacles=walls, within=(np.array(frame.extents) / per_point).tolist())
     for text, box, point, data in zip(texts, boxes, at, points, strict=True):

@@ -67,8 +67,8 @@ class Recipe:
     validate: str = "epoch"
     """When validation cells are scored: after every ``step`` (minibatch) or ``epoch``."""
     monitor: str = "balanced_accuracy"
-    """What of validation says which weights are best: ``balanced_accuracy`` (highest) or ``loss`` (lowest); with ``last``,
-    the last ones are kept, whatever it says."""
+    """What of validation says which weights are best: ``balanced_accuracy`` (highest) or ``loss`` (lowest). With
+    ``last`` the last weights are kept, whatever validation says."""
     patience: int | None = None
     """Validations without a better one after which training ends."""
     balance: str = "none"
