@@ -513,6 +513,11 @@ def _check_names(where: str, given: Mapping[str, Any], names: Sequence[str]) -> 
         for figure in given.get("figures", {})
         if figure_kind(figure) is None
     ]
+    problems += [
+        f"`{where}.figures`: every experiment has a figure `{figure}`; choose another name"
+        for figure in given.get("figures", {})
+        if figure in ("confusion_train", "confusion_test", "confusion_test_all")
+    ]
     asked = [(f"tables.{kind}", TABLE_OPTIONS[kind], said) for kind, said in given.get("tables", {}).items()]
     asked += [
         (f"figures.{figure}", FIGURE_OPTIONS[kind], said)

@@ -506,10 +506,9 @@ def get_confusion(wildcards):
 
 def get_augmentations(wildcards):
     """Variant -> how it augments training images, of the variants that say so."""
-    experiment = get_experiment(wildcards)
-    named = get_figure(wildcards).get("variants") or [
-        variant.name for variant in experiment.variants
-    ]
+    experiment, options = get_experiment(wildcards), get_figure(wildcards)
+    named = [options["variant"]] if "variant" in options else options.get("variants")
+    named = named or [variant.name for variant in experiment.variants]
     return {
         variant.name: dict(variant.augment)
         for name in named
