@@ -400,6 +400,13 @@ class TestOrderWithinClass:
         assert (found.n_cells, found.verdict) == (70, verdict)
         assert "40 Prophase cells are taken for Interphase, 30 for Telophase." in found.note
 
+    def test_an_order_without_exception_is_not_certain(self, results: Results) -> None:
+        results.train("cnn", "none", test={("Prophase", "Interphase"): 40, ("Prophase", "Telophase"): 10})
+        self.cells(results, np.arange(50.0))
+        found = measures.order_within_class(results.inputs(), **self.OPTIONS)
+        assert (found.value, found.high) == (1.0, pytest.approx(1.0))
+        assert found.low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)  # Wilson of 10 of 10
+
     def test_too_few_cells(self, results: Results) -> None:
         results.train("cnn", "none", test={("Prophase", "Interphase"): 40, ("Prophase", "Telophase"): 9})
         self.cells(results, np.arange(49.0))

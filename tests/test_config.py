@@ -150,6 +150,10 @@ def test_texts_from_the_command_line_become_what_the_schema_asks(config: dict[st
         ),
         ("experiments/espinosa/figures", {"bar": {}}, "figures`: `bar` does not start with a kind of figure: aug"),
         ("experiments/espinosa/figures", {"bars_x": {"variant": "hold"}}, "did you mean `holdout`?"),
+        ("experiments/espinosa/tables", {"over_seeds": {}}, "`experiments.espinosa.tables.over_seeds` lacks the key `var"),
+        ("experiments/espinosa/tables", {"transfer": {"models": ["fc"]}}, "none of them has `init_from`; name one"),
+        ("experiments/duque/figures", {"confusion_x": {"subset": "tran"}}, "'tran' is not one of train, validation, test"),
+        ("experiments/billard/figures", {"confusion_x": {"subset": "train"}}, "no train cell gets a prediction; add it"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(config: dict[str, Any], path: str, value: Any, message: str) -> None:
@@ -165,6 +169,18 @@ def test_all_mistakes_are_told_at_once(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         configuration.check(config, workflow=WORKFLOW)
     assert len(str(caught.value).split("\n")) == 2
+
+
+def test_the_data_set_is_checked_for_what_is_asked_for(config: dict[str, Any]) -> None:
+    put(config, "datasets", {"nuclei": {"kind": "folder", "path": "x", "channels": ["PI"], "bit_depth": 12}})
+    put(config, "dataset", "nuclei")
+    with pytest.raises(ConfigError, match=r"experiments.espinosa.channels`: data set nuclei has no channel BF"):
+        configuration.check(config, workflow=WORKFLOW)
+    with pytest.raises(ConfigError, match=r"experiments.duque.channels`: data set nuclei has no channel BF, DF"):
+        configuration.check(config, workflow=WORKFLOW, targets=["--cores", "all", "duque"])
+    asked = configuration.check(config, workflow=WORKFLOW, targets=["billard", "--cores", "all"]).asked
+    assert asked == ("billard",)
+    assert configuration.check(config, workflow=WORKFLOW, targets=None).asked == ()  # a job of a run that was checked
 
 
 def test_options_of_a_data_set_are_numbers_where_they_read_as_numbers(config: dict[str, Any]) -> None:

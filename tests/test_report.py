@@ -180,6 +180,12 @@ class TestSections:
             assert f"{100 * validation:.1f} %<small>{100 * validation - 10:.1f}–" in text
             assert f"{100 * test:.1f} %<small>{100 * test - 10:.1f}–{100 * test + 10:.1f} %, 204 cells" in text
 
+    def test_the_title_says_how_many_of_the_cells_are_used(self, project: dict[str, Any]) -> None:
+        assert ": 304 cells" in report.Report(**project).title()
+        split = pd.DataFrame({"fold": [0] * 200 + [1] * 200, "class": "Interphase", "subset": "test"})
+        files.write_parquet(Path(project["results"]) / "cells" / "espinosa" / "holdout" / "split.parquet", split)
+        assert ": 200 of its 304 cells" in report.Report(**project).title()
+
     @pytest.mark.parametrize("n_sources", [1, 2])
     def test_scores_by_source_stand_where_there_are_several(self, project: dict[str, Any], n_sources: int) -> None:
         columns = ["model", "loss", "chosen", "source", "balanced_accuracy", "n_cells", "absent_classes"]

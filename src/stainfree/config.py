@@ -45,6 +45,15 @@ TABLE_OPTIONS = {
 }
 """Tables that an experiment may have beside the common ones (see `stainfree.study_tables`), and their options."""
 
+TABLE_NEEDS = {
+    "accuracy_by_variant": ("variants",),
+    "by_parameter": ("models", "parameters"),
+    "class_scores": ("variants",),
+    "over_seeds": ("variants",),
+    "transfer": ("models",),
+}
+"""The options without which a table cannot be made."""
+
 FIGURE_OPTIONS = {
     "augmentations": ("variants", "variant"),
     "bars": ("variants", "variant", "models", "model", "metrics", "by"),
@@ -386,6 +395,9 @@ def read_experiment(
             )
     if len(entries) == len(given["models"]):
         problems += _check_names(where, given, names)
+        transferred = (given.get("tables", {}).get("transfer") or {}).get("models", [])
+        if transferred and all(model in names and options[model].init_from is None for model in transferred):
+            problems.append(f"`{where}.tables.transfer.models`: none of them has `init_from`; name one that has")
         for variant, settings in given["variants"].items():
             for entry in entries:
                 if entry.recipe is not None:
@@ -525,6 +537,17 @@ def _check_names(where: str, given: Mapping[str, Any], names: Sequence[str]) -> 
         if (kind := figure_kind(figure)) is not None
     ]
     problems += [
+        f"`{where}.tables.{kind}` lacks the key `{key}`"
+        for kind, said in given.get("tables", {}).items()
+        for key in TABLE_NEEDS[kind]
+        if not (said or {}).get(key)
+    ]
+    problems += [
+        f"`{where}.figures.{figure}.subset`: no {said['subset']} cell gets a prediction; add it to `subsets`"
+        for figure, said in given.get("figures", {}).items()
+        if said and said.get("subset", "test") not in given["subsets"]
+    ]
+    problems += [
         f"`{where}.{place}`: unknown key `{key}`{nearest(key, valid)} (valid: {', '.join(valid)})"
         for place, valid, said in asked
         for key in said or {}
@@ -621,6 +644,8 @@ class Settings:
     """Every data set's mapping: the public ones with the config's changes, and the user's own."""
     experiments: Mapping[str, Experiment]
     build: tuple[str, ...]
+    asked: tuple[str, ...]
+    """The experiments that the data set was checked for: those that this run is asked for."""
     seed: int
     mirror: str
     threads: int
@@ -630,7 +655,7 @@ class Settings:
     bootstrap: int
 
 
-def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
+def check(config: Mapping[str, Any], *, workflow: Path, targets: Sequence[str] | None = ()) -> Settings:
     """Check a configuration in full.
 
     Parameters
@@ -639,6 +664,9 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
         What config.yaml and the command line say together.
     workflow
         The folder that holds ``schemas/config.schema.yaml``, ``datasets.yaml`` and ``studies/``.
+    targets
+        Words of the command line: experiments among them are asked for, else those that the config builds. None where
+        nothing is asked for, as in a job of a run that was checked when it began.
 
     Raises
     ------
@@ -708,9 +736,11 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
             if said.init_from is not None and any(entry.name == model for entry in experiment.models)
             for problem in _check_start(name, model, experiments)
         ]
+    asked = [name for name in experiments if name in (targets or ())]
+    asked = asked or (config["build"] if targets is not None else [])
     if not problems:
         channels = datasets[config["dataset"]].get("channels", {})
-        for name in config["build"]:
+        for name in asked:
             experiment = experiments[name]
             missing = [channel for channel in experiment.channels if channels and channel not in channels]
             if missing:
@@ -727,6 +757,7 @@ def check(config: Mapping[str, Any], *, workflow: Path) -> Settings:
         datasets=datasets,
         experiments=experiments,
         build=tuple(config["build"]),
+        asked=tuple(asked),
         seed=config["seed"],
         mirror=config["mirror"],
         threads=config["training"]["threads"],

@@ -340,8 +340,9 @@ def order_within_class(
     """Measure whether the cells of a class that are taken for `higher` hold more DNA than those taken for `lower`.
 
     Of two such test cells, one of each kind, the probability that the first has the higher DNA content: one half where
-    a model's errors have nothing to do with it. Bootstrap of the two kinds apart; of several seeds, each cell with what
-    the first seed says of it.
+    a model's errors have nothing to do with it. Bootstrap of the two kinds apart, or, where each cell of one holds more
+    than each of the other, Wilson of as many cells as the smaller kind has; of several seeds, each cell with what the
+    first seed says of it.
     """
     content = inputs.dna_content()
 
@@ -359,6 +360,8 @@ def order_within_class(
             rng=np.random.default_rng(SEED),
             n_bootstrap=N_BOOTSTRAP,
         )
+        if low == high:  # all in order, so that no resample has any out of it
+            low, high = metrics.wilson(value * min(counts.values()), min(counts.values()))
         return Finding(
             f"probability that of two {class_name} cells, one taken for {higher} by {model} and one for {lower}, the "
             f"first holds more DNA; holds above {above:g}",

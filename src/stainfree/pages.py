@@ -117,4 +117,5 @@ def data_uri(path: Path) -> str:
 def interactive_pages(folder: Path, start: Path) -> list[dict[str, str]]:
     """Return the interactive pages of an experiment as links from the folder `start`."""
     pages = sorted(path for path in folder.glob("*/*.html") if path.is_file())
-    return [{"href": path.relative_to(start).as_posix(), "name": f"interactive {words(path.stem)}"} for path in pages]
+    names = {path: words(path.stem) if path.stem == "map" else f"map of {words(path.stem)}" for path in pages}
+    return [{"href": path.relative_to(start).as_posix(), "name": f"interactive {names[path]}"} for path in pages]

@@ -247,6 +247,7 @@ class Report:
             experiment=self.experiment,
             dataset=self.dataset,
             n_cells=self.data.get("n_cells"),
+            n_used=self._n_used(),
             channels=self.channels,
             simulated=self.simulated,
         )
@@ -358,6 +359,11 @@ class Report:
             n = int(counts.sum() if is_all else counts.get(subset, 0))
             cells.append({"n": n, "published": published, "marks": marks})
         return {"class": name, "counts": cells}
+
+    def _n_used(self) -> int:
+        """Return how many cells the experiment uses; 0 where there is no split to count."""
+        split = self._split()
+        return int((split["fold"] == split["fold"].min()).sum()) if len(split) else 0
 
     def _split(self, variant: str = "") -> pd.DataFrame:
         """Return fold, class and subset of the cells in a variant, of the main one where none is named."""

@@ -13,7 +13,12 @@ from stainfree.errors import ConfigError, StainfreeError
 
 try:
     files.check_writable("data", "results", "work", "logs")
-    SETTINGS = configuration.check(config, workflow=ROOT / "workflow")
+    # An experiment that is a target need not be one that the config builds, which may not fit the data set.
+    SETTINGS = configuration.check(
+        config,
+        workflow=ROOT / "workflow",
+        targets=sys.argv[1:] if workflow.is_main_process else None,
+    )
     # What the models ask of the data, for the scripts; what is already converted is asked before any job starts.
     config["requirements"] = {
         name: configuration.requirements_of(experiment)
@@ -25,7 +30,7 @@ try:
         if about.get("description") == files.digest(
             SETTINGS.datasets[SETTINGS.dataset]
         ):
-            for name in SETTINGS.build:
+            for name in SETTINGS.asked:
                 requirements.check(
                     tuple(about["image_shape"]),
                     about["channels"],

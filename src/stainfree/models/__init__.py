@@ -25,6 +25,7 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -215,6 +216,12 @@ def family(name: str) -> Family:
         If there is no such family, or its ``FAMILY`` is not a literal.
     """
     path = family_path(name)
+    return _read_family(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read_family(path: Path, modified_ns: int) -> Family:
+    """Read a family's file; a plan asks for the same ones again and again."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "FAMILY" for t in node.targets):
             try:
