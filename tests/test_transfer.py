@@ -125,6 +125,22 @@ class TestRefused:
         line = f"learnt from 1 cells that test fold 0 here, such as {cell};"
         self.refuse(source, tmp_path / "out", source.plan("keep"), line, split=tmp_path / "other.parquet")
 
+    def test_or_that_started_from_weights_that_did(self, source: Source, tmp_path: Path) -> None:
+        # The second training leaves out a cell that the first learnt from, and that tests fold 0 of the third.
+        split = splits.read(source.split)
+        row = split.index[(split["fold"] == 0) & (split["subset"] == "train")][0]
+        without = split.drop(index=row)
+        without.to_parquet(tmp_path / "without.parquet")
+        second = dataclasses.replace(source, split=tmp_path / "without.parquet", folder=tmp_path / "second")
+        source.train(second.folder, source.plan("keep"), split=second.split)
+        split.loc[row, "subset"] = "test"
+        split.to_parquet(tmp_path / "other.parquet")
+        line = f"source: learnt from 1 cells that test fold 0 here, such as {split.loc[row, 'cell_id']};"
+        self.refuse(source, tmp_path / "out", second.plan("keep"), line, split=tmp_path / "other.parquet")
+        (source.folder / "model.json").unlink()
+        line = r"source/model\.json: is missing, so that nobody can tell"
+        self.refuse(source, tmp_path / "out", second.plan("keep"), line, split=tmp_path / "other.parquet")
+
     def test_or_from_a_copy_of_one(self, source: Source, tmp_path: Path) -> None:
         # Another data set could hold a copy under another name: it is of the same group.
         split = splits.read(source.split)

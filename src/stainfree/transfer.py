@@ -7,6 +7,7 @@ that they learnt from, or were chosen by, is a test cell of the part that starts
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,32 @@ def find_weights(plan: Plan, data: Data, *, fold: int, seed: int) -> Path:
     assert said is not None
     folder, about = Path(said["folder"]), files.read_json(Path(said["folder"]) / "model.json")
     _check_fit(about, plan, folder=folder, fold=fold, keeps_head=said["head"] == "keep")
-    part = next((one for one in about["parts"] if (one["fold"], one["seed"]) == (fold, seed)), None)
+    part: dict[str, Any] = next((one for one in about["parts"] if (one["fold"], one["seed"]) == (fold, seed)), None)
     if part is None:
         raise DataError(
             f"{folder}/model.json: has no part of fold {fold} and seed {seed} to start from; train it there"
         )
-    if files.sha256(said["split"]) != about["split"]["sha256"]:
-        raise DataError(f"{said['split']}: is not the split that {folder} was trained on; train {about['model']} again")
-    check_unseen(data, folder=folder, split=said["split"], fold=fold)
+    _check_unseen_by_all(data, said, fold=fold)
     path = folder / part["weights"]
     if files.sha256(path) != part["sha256"]:
         raise DataError(f"{path}: is not what model.json describes; train {about['model']} again")
     return path
+
+
+def _check_unseen_by_all(data: Data, said: Mapping[str, str], *, fold: int) -> None:
+    """Check the cells that weights learnt from, and those of the weights that they started from, and so on."""
+    start: Mapping[str, str] | None = said
+    while start is not None:
+        path = Path(start["folder"]) / "model.json"
+        if not path.is_file():
+            raise DataError(f"{path}: is missing, so that nobody can tell which cells it learnt from; train it again")
+        about = files.read_json(path)
+        if files.sha256(start["split"]) != about["split"]["sha256"]:
+            raise DataError(
+                f"{start['split']}: is not the split that {path.parent} was trained on; train {about['model']} again"
+            )
+        check_unseen(data, folder=path.parent, split=start["split"], fold=fold)
+        start = about["init_from"]
 
 
 def check_unseen(data: Data, *, folder: Path, split: str, fold: int) -> None:
@@ -92,7 +107,10 @@ def check_unseen(data: Data, *, folder: Path, split: str, fold: int) -> None:
 def _check_fit(about: dict[str, Any], plan: Plan, *, folder: Path, fold: int, keeps_head: bool) -> None:
     """Refuse weights of another network, of other channels, or, where the head is kept, of other classes."""
     entry = plan.model_of(fold)
-    theirs = (about["family"], about["params"], about["crop"])
+    # What a search changed of the parameters stands with the part.
+    part = next((one for one in about["parts"] if one["fold"] == fold), {})
+    params = {key: part.get("tuned", {}).get(key, value) for key, value in about["params"].items()}
+    theirs = (about["family"], params, about["crop"])
     if theirs != (entry.family, _plain(entry), entry.crop):
         raise DataError(
             f"{folder}: is a {about['family']} of other parameters or another size than {entry.name}; start from the "

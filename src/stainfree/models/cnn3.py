@@ -18,6 +18,7 @@ FAMILY = Family(
     smallest_side=64,
     embedding=True,
     parameters={"dropout": 0.25},
+    values={"dropout": {"least": 0, "below": 1}},
     recipe=Recipe(learning_rate=1e-2, batches_per_epoch=5, epochs=10, validate="step", patience=20, flip=True),
 )
 

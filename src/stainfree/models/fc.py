@@ -15,6 +15,7 @@ FAMILY = Family(
     image_size=66,
     embedding=True,
     parameters={"dropout": 0.25},
+    values={"dropout": {"least": 0, "below": 1}},
     recipe=Recipe(learning_rate=1e-3, batches_per_epoch=5, epochs=10, validate="step", patience=20),
 )
 

@@ -20,6 +20,7 @@ FAMILY = Family(
     smallest_side=16,
     embedding=True,
     parameters={"patch": 16, "width": 32, "depth": 2, "heads": 8, "head_width": 64, "mlp_width": 32, "dropout": 0.25},
+    values={"dropout": {"least": 0, "below": 1}},
     recipe=Recipe(learning_rate=1e-3, batches_per_epoch=5, epochs=10, validate="step", patience=20, flip=True),
 )
 
