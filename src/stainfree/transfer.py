@@ -57,7 +57,7 @@ def find_weights(plan: Plan, data: Data, *, fold: int, seed: int) -> Path:
     assert said is not None
     folder, about = Path(said["folder"]), files.read_json(Path(said["folder"]) / "model.json")
     _check_fit(about, plan, folder=folder, fold=fold, keeps_head=said["head"] == "keep")
-    part: dict[str, Any] = next((one for one in about["parts"] if (one["fold"], one["seed"]) == (fold, seed)), None)
+    part = next((one for one in about["parts"] if (one["fold"], one["seed"]) == (fold, seed)), None)
     if part is None:
         raise DataError(
             f"{folder}/model.json: has no part of fold {fold} and seed {seed} to start from; train it there"
@@ -108,8 +108,8 @@ def _check_fit(about: dict[str, Any], plan: Plan, *, folder: Path, fold: int, ke
     """Refuse weights of another network, of other channels, or, where the head is kept, of other classes."""
     entry = plan.model_of(fold)
     # What a search changed of the parameters stands with the part.
-    part = next((one for one in about["parts"] if one["fold"] == fold), {})
-    params = {key: part.get("tuned", {}).get(key, value) for key, value in about["params"].items()}
+    tuned = next((one.get("tuned", {}) for one in about["parts"] if one["fold"] == fold), {})
+    params = {key: tuned.get(key, value) for key, value in about["params"].items()}
     theirs = (about["family"], params, about["crop"])
     if theirs != (entry.family, _plain(entry), entry.crop):
         raise DataError(
