@@ -108,7 +108,7 @@ def _check_fit(about: dict[str, Any], plan: Plan, *, folder: Path, fold: int, ke
     """Refuse weights of another network, of other channels, or, where the head is kept, of other classes."""
     entry = plan.model_of(fold)
     # What a search changed of the parameters stands with the part.
-    tuned = next((one.get("tuned", {}) for one in about["parts"] if one["fold"] == fold), {})
+    tuned: dict[str, Any] = next((one.get("tuned", {}) for one in about["parts"] if one["fold"] == fold), {})
     params = {key: tuned.get(key, value) for key, value in about["params"].items()}
     theirs = (about["family"], params, about["crop"])
     if theirs != (entry.family, _plain(entry), entry.crop):
