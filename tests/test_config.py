@@ -326,6 +326,15 @@ class TestVariants:
         with pytest.raises(ConfigError, match=r"judge`: `cnn3` is not trained in holdout, the variant that"):
             configuration.check(config, workflow=WORKFLOW)
 
+    def test_another_than_the_main_one_may_be_explained(self, config: dict[str, Any]) -> None:
+        put(config, "experiments/espinosa/variants", {"holdout": {**SPLIT, "models": ["fc"]}, "whole": SPLIT})
+        put(config, "experiments/espinosa/explain/variant", "whole")
+        espinosa = configuration.check(config, workflow=WORKFLOW).experiments["espinosa"]
+        assert (espinosa.main, espinosa.explained) == ("holdout", "whole")
+        put(config, "experiments/espinosa/explain/variant", "hole")
+        with pytest.raises(ConfigError, match=r"explain.variant`: unknown variant `hole`; did you mean `whole`"):
+            configuration.check(config, workflow=WORKFLOW)
+
     def test_they_replace_how_images_are_augmented_and_classes_balanced(self, config: dict[str, Any]) -> None:
         told = {"rotate": "any", "gain": 0.2}
         variants = {

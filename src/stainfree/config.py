@@ -259,6 +259,13 @@ class Experiment:
     """Kind of a study's table -> its options."""
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name of a study's figure, which starts with its kind -> its options."""
+    assumptions: tuple[str, ...] = ()
+    """What was taken where nothing is published, for the report."""
+
+    @property
+    def explained(self) -> str:
+        """The variant whose models are explained."""
+        return (self.explain or {}).get("variant", self.main)
 
     def losses_of(self, model: str) -> tuple[str, ...]:
         """Return the losses of the model: its entry's, or the experiment's as far as they mean something to it."""
@@ -414,7 +421,14 @@ def read_experiment(
     scheme_classes = list(config["schemes"].get(given["scheme"], {}))
     if explain and len(entries) == len(given["models"]):
         mapped = explain["embedding"] if isinstance(explain["embedding"], list) else [explain["embedding"]]
-        shown = given["variants"].get(main, {}).get("models", names)
+        explained = explain.get("variant", main)
+        shown = given["variants"].get(explained, {}).get("models", names)
+        if explained not in given["variants"]:
+            problems.append(
+                f"`{where}.explain.variant`: unknown variant `{explained}`{nearest(explained, given['variants'])}"
+            )
+        elif given["variants"][explained].get("full", False) and not config["full"] and "variant" in explain:
+            problems.append(f"`{where}.explain.variant`: {explained} is built with `full: true` alone; choose another")
         for key, model in [("judge", explain["judge"]), *(("embedding", model) for model in mapped)]:
             if model not in names:
                 problems.append(
@@ -432,7 +446,7 @@ def read_experiment(
                 )
             elif model not in shown:
                 problems.append(
-                    f"`{where}.explain.{key}`: `{model}` is not trained in {main}, the variant that figures show; "
+                    f"`{where}.explain.{key}`: `{model}` is not trained in {explained}, the variant that is explained; "
                     "add it to the variant's `models`"
                 )
         slugs = [slug(name) for name in explain["classes"]]
@@ -478,6 +492,7 @@ def read_experiment(
         options=options,
         tables={kind: said or {} for kind, said in given.get("tables", {}).items()},
         figures={figure: said or {} for figure, said in given.get("figures", {}).items()},
+        assumptions=tuple(given.get("assumptions", ())),
     )
 
 

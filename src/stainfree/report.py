@@ -390,9 +390,14 @@ class Report:
             models=self._model_rows(),
             variants=self._variant_rows(),
             main=self.variant,
-            assumptions=self.told.get("assumptions", []),
+            rebuilt=bool(self.told),
+            assumptions=[*self.told.get("assumptions", []), *self._own_assumptions()],
             footnotes=self.told.get("footnotes", {}),
         )
+
+    def _own_assumptions(self) -> list[str]:
+        """Return what the config says that it takes where nothing is published."""
+        return list(_mapping(self.config).get("experiment", {}).get("assumptions", []))
 
     def searches(self) -> Html:
         """Show which settings were searched, where and how, and what was found; nothing where none were."""

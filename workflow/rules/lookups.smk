@@ -288,11 +288,15 @@ def get_evaluation_options(wildcards):
 
 
 def get_mapped(wildcards):
-    """The (variant, model, loss) of the mapped model in the variant that figures show; the chosen loss is mapped."""
+    """The (variant, model, loss) of the mapped model in the variant that is explained; the chosen loss is mapped."""
     experiment = get_experiment(wildcards)
     # Where there is one map alone, its figure does not name the model.
     model = wildcards.get("model", experiment.explain["embedding"])
-    return [pair for pair in get_main_pairs(experiment) if pair[1] == model]
+    return [
+        list(pair)
+        for pair in experiment.pairs()
+        if pair[:2] == (experiment.explained, model)
+    ]
 
 
 # Figure -> its title in the report that snakemake makes, and what it shows.
@@ -533,10 +537,11 @@ def get_drawn(wildcards):
 
 
 def get_explained(wildcards):
-    """The (variant, model, loss) of the networks of the variant that figures show: what else there is has no gradient."""
+    """The (variant, model, loss) of the networks of the variant that is explained: what else there is has no gradient."""
     experiment = get_experiment(wildcards)
     return [
-        pair
-        for pair in get_main_pairs(experiment)
-        if models.family(experiment.model(pair[1]).family).kind == "network"
+        list(pair)
+        for pair in experiment.pairs()
+        if pair[0] == experiment.explained
+        and models.family(experiment.model(pair[1]).family).kind == "network"
     ]

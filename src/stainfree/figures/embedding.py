@@ -113,8 +113,8 @@ def draw(cells: pd.DataFrame, *, classes: Sequence[str], pair: Pair) -> Figure:
     missing = f" No cell of {', '.join(absent)}." if absent else ""
     style.note(
         fig,
-        f"{_part(cells)}.{missing} All cells were laid out; cells not drawn were left out afterwards, at random. "
-        f"{marks([pair])}",
+        f"Variant {pair.variant}. {_part(cells)}.{missing} All cells were laid out; cells not drawn were left out "
+        f"afterwards, at random. {marks([pair])}",
     )
     return fig
 

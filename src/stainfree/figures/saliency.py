@@ -171,10 +171,10 @@ def draw(
         _draw_example(fig, inner, example, cell_class, pairs)
     style.note(
         fig,
-        f"{style.words_of(cell=len(examples))} of the test part that {judge} got {outcome}. {about.parts}Maps: size of "
-        f"the gradient of the score of {cell_class}, black (none) to yellow (the {MAP_PERCENTILE:g}th percentile of "
-        f"that map and above). Blue line: outline of the {about.outlined}. Below: what the model predicted, and p, its "
-        f"probability of {cell_class}. {marks(pairs)}".strip(),
+        f"Variant {pairs[0].variant}: {style.words_of(cell=len(examples))} of the test part that {judge} got "
+        f"{outcome}. {about.parts}Maps: size of the gradient of the score of {cell_class}, black (none) to yellow (the "
+        f"{MAP_PERCENTILE:g}th percentile of that map and above). Blue line: outline of the {about.outlined}. Below: "
+        f"what the model predicted, and p, its probability of {cell_class}. {marks(pairs)}".strip(),
     )
     return fig
 
