@@ -13,6 +13,7 @@ with step:
         logs="logs",
         dataset=step.wildcards.dataset,
         budgets=step.params.budgets,
+        starts=step.params.starts,
         threads=step.params.threads,
         device=step.params.device,
         training_out=step.output.training,

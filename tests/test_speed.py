@@ -105,6 +105,15 @@ def test_studies_are_held_against_their_budgets(tmp_path: Path) -> None:
     assert table["within_budget"].tolist() == ["yes", "no", ""]
 
 
+def test_a_study_costs_what_its_first_weights_cost(tmp_path: Path) -> None:
+    leave_log(tmp_path, "convert/made", ended=60, wall=60, peak=100)
+    leave_log(tmp_path, "train/made/billard/D1/nn/unweighted", ended=180, wall=120, peak=900)
+    leave_log(tmp_path, "train/made/billard_two/base/nn/unweighted", ended=300, wall=60, peak=950)
+    jobs, told = costs.read_jobs(tmp_path), {"dataset": "made", "budgets": {"billard": [60, 20]}}
+    (row,) = speed.measure_studies(jobs, tmp_path, **told, starts={"billard": ["billard_two"]}).to_dict("records")
+    assert (row["jobs"], row["wall_min"], row["elapsed_min"], row["peak_mib"]) == (3, 4, 4, 950)
+
+
 def test_the_table_of_a_run_is_whole(
     make_cells: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,8 +140,8 @@ def test_the_table_of_a_run_is_whole(
             trained.append(out / "model.json")
     outs = {f"{name}_out": tmp_path / f"{name}.csv" for name in ("training", "studies")}
     speed.measure(
-        trained, cells_path=cells, logs=tmp_path / "logs", dataset="made", budgets={"test": [1, 0.1]}, threads=1,
-        device="cpu", seconds=0.1, **outs,
+        trained, cells_path=cells, logs=tmp_path / "logs", dataset="made", budgets={"test": [1, 0.1]}, starts={},
+        threads=1, device="cpu", seconds=0.1, **outs,
     )  # fmt: skip
     table = pd.read_csv(outs["training_out"]).set_index("model")
     assert list(table.index) == ["majority", "nn", "cnn3"]

@@ -217,7 +217,12 @@ def elapsed_seconds(jobs: pd.DataFrame, logs: str | os.PathLike[str]) -> float:
 
 
 def measure_studies(
-    jobs: pd.DataFrame, logs: str | os.PathLike[str], *, dataset: str, budgets: Mapping[str, Sequence[float] | None]
+    jobs: pd.DataFrame,
+    logs: str | os.PathLike[str],
+    *,
+    dataset: str,
+    budgets: Mapping[str, Sequence[float] | None],
+    starts: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Hold what experiments cost against their budgets.
 
@@ -227,6 +232,8 @@ def measure_studies(
         As from `costs.read_jobs` of the folder `logs`.
     budgets
         Experiment -> minutes that it may take at most, and those that are aimed at; None where none are set.
+    starts
+        Experiment -> others whose weights its trainings start from: it costs what they cost, too.
 
     Returns
     -------
@@ -236,7 +243,9 @@ def measure_studies(
     """
     rows = []
     for experiment, minutes in budgets.items():
-        own = costs.of_experiment(jobs, dataset=dataset, experiment=experiment)
+        needed = [experiment, *(starts or {}).get(experiment, [])]
+        own = pd.concat([costs.of_experiment(jobs, dataset=dataset, experiment=name) for name in needed])
+        own = own.drop_duplicates(["rule", "job"], ignore_index=True)
         elapsed = elapsed_seconds(own, logs) / 60
         most, aim = minutes or (math.nan, math.nan)
         rows.append(
@@ -316,6 +325,7 @@ def measure(
     logs: str | os.PathLike[str],
     dataset: str,
     budgets: Mapping[str, Sequence[float] | None],
+    starts: Mapping[str, Sequence[str]],
     threads: int,
     device: str,
     training_out: str | os.PathLike[str],
@@ -327,7 +337,7 @@ def measure(
     trained = measure_training(
         model_paths, cells_path=cells_path, jobs=jobs, threads=threads, device=device, seconds=seconds
     )
-    studies = measure_studies(jobs, logs, dataset=dataset, budgets=budgets)
+    studies = measure_studies(jobs, logs, dataset=dataset, budgets=budgets, starts=starts)
     where = provenance.cpu_name() if training.choose_device(device).type == "cpu" else torch.cuda.get_device_name()
     logger.info(
         "training on %s, %s threads, load %.1f; operations: 2 per multiply-add, forward and backward",

@@ -29,6 +29,17 @@ rule measure_training:
         attempt=get_attempt,
     params:
         budgets={name: BUDGETS.get(name) for name in SETTINGS.build},
+        starts={
+            name: sorted(
+                {
+                    said.init_from.experiment
+                    for said in SETTINGS.experiments[name].options.values()
+                    if said.init_from is not None
+                }
+                - {name}
+            )
+            for name in SETTINGS.build
+        },
         threads=SETTINGS.threads,
         device=SETTINGS.device,
         code=get_code("measure_training", "train"),
