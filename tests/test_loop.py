@@ -21,7 +21,7 @@ from stainfree import cells, checkpoints, files, loop, losses, models, plans, pr
 from stainfree.augment import Normalisation, centre_batch
 from stainfree.errors import ConfigError, DivergedError
 from stainfree.models import Recipe
-from stainfree.networks import build_module
+from stainfree.networks import build_module, shift_of
 from stainfree.schemes import STAGES
 
 STEPS = 12
@@ -263,8 +263,19 @@ class TestViews:
         torch.testing.assert_close(vectors, one)
         assert not torch.allclose(each[0], each[1], atol=1e-3)
 
-    def test_a_part_is_rebuilt_with_its_views(self, made: tuple[Path, Path], tmp_path: Path) -> None:
-        training.train(*made, tmp_path / "out", plan=small(views=8), work=tmp_path / "work")
+    def test_a_shift_makes_rare_classes_likelier_by_their_shares(self, data: plans.Data) -> None:
+        module = build_module(small().model, channels=1, image_size=36, n_classes=5)
+        _, rows = data.select(0, "test")
+        asked = {"crop": 36, "normalisation": Normalisation.of(data.images, rows)}
+        counts = np.array([900, 80, 10, 5, 5])
+        plain, _ = loop.evaluate(module, data, rows, **asked)
+        shifted, _ = loop.evaluate(module, data, rows, **asked, shift=shift_of(counts, 0.5))
+        odds = plain.exp().numpy() / np.sqrt(counts / 1000)
+        np.testing.assert_allclose(shifted.exp().numpy(), odds / odds.sum(axis=1, keepdims=True), rtol=1e-4)
+        assert shift_of(counts, 0.0) is None
+
+    def test_a_part_is_rebuilt_with_its_views_and_shift(self, made: tuple[Path, Path], tmp_path: Path) -> None:
+        training.train(*made, tmp_path / "out", plan=small(views=8, shift=0.4), work=tmp_path / "work")
         told = predictions.read(tmp_path / "out" / "predictions.parquet").set_index("cell_id")
         model = trained.load(tmp_path / "out", fold=0, seed=0)
         probabilities = model.predict(cells.read_images(made[0], channels=["BF"]))

@@ -22,7 +22,7 @@ from stainfree import checkpoints, files, losses, models, parts, transfer
 from stainfree.augment import Augmentation, Normalisation, augmented_batch, centre_batch, views
 from stainfree.deadline import Deadline
 from stainfree.errors import ConfigError, DivergedError, OutOfTimeError
-from stainfree.networks import build_module
+from stainfree.networks import build_module, shift_of
 from stainfree.plans import Data, Plan
 
 logger = logging.getLogger(__name__)
@@ -127,11 +127,13 @@ def evaluate(
     crop: int | None,
     normalisation: Normalisation,
     n_views: int = 1,
+    shift: Tensor | None = None,
     embed: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log-probabilities (n, class), and embeddings (n, d) where asked, of the cells at `rows`.
 
-    Of several views, the probabilities are averaged; the embedding is that of the cell as it is.
+    Of several views, the probabilities are averaged; then `shift` (class,) is added to their logarithms. The embedding
+    is that of the cell as it is.
     """
     module.eval()
     answers, embeddings = [], []
@@ -144,7 +146,10 @@ def evaluate(
             if embed:
                 embeddings.append(module.embed(seen[: len(chunk)]))  # type: ignore[operator]
     module.train()
-    return torch.cat(answers), torch.cat(embeddings) if embed else None
+    told = torch.cat(answers)
+    if shift is not None:
+        told = (told + shift).log_softmax(dim=1)
+    return told, torch.cat(embeddings) if embed else None
 
 
 def _blend(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, keep: float, step: int) -> None:
@@ -198,6 +203,8 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
     shown = counts if wanted is None else wanted
     loss_function, class_weights = build_loss(plan.loss, shown.numpy(), label_smoothing=recipe.label_smoothing)
     loss_function.to(device)
+    shift = shift_of(counts.numpy(), recipe.shift)
+    shift = None if shift is None else shift.to(device)
     optimizer = build_optimizer(module, recipe)
     torch.manual_seed(dropping)
     generator = torch.Generator().manual_seed(shuffling)
@@ -258,7 +265,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
 
         if recipe.validate == "step" or step % batches == 0:
             # Of one view, whatever the recipe's number: with eight, this would take as long as a third of the epoch.
-            answers, _ = evaluate(scored, data, validation_rows, crop=crop, normalisation=normalisation)
+            answers, _ = evaluate(scored, data, validation_rows, crop=crop, normalisation=normalisation, shift=shift)
             truth = target_of[validation_rows].to(device)
             seen = {key: torch.cat(values) for key, values in since.items()}
             since = {key: [] for key in since}
@@ -326,6 +333,7 @@ def train_part(data: Data, plan: Plan, *, fold: int, seed: int, folder: Path, de
             crop=crop,
             normalisation=normalisation,
             n_views=recipe.views,
+            shift=shift,
             embed=family.embedding and is_test,
         )
         return answers.exp().cpu().numpy(), None if embeddings is None else embeddings.cpu().numpy()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,16 @@ def build_module(entry: models.ModelEntry, *, channels: int, image_size: int, n_
     module = family.Model(channels=channels, image_size=image_size, n_classes=n_classes, **entry.parameters)
     # Measured: convolutions on few channels run a third faster on a CPU with channels last.
     return module.to(memory_format=torch.channels_last)
+
+
+def shift_of(counts: npt.NDArray[np.integer[Any]], times: float) -> Tensor | None:
+    """Return what is added to log-probabilities, (class,) float32, for (class,) numbers of training cells.
+
+    It is `times` the logarithm of each class's share, taken off (see `Recipe.shift`); None for 0.
+    """
+    if not times:
+        return None
+    return torch.from_numpy(np.asarray(-times * np.log(counts / counts.sum()), dtype=np.float32))
 
 
 def describe_layers(module: nn.Module, *, channels: int, image_size: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stainfree import files, images, models
 from stainfree.augment import Normalisation, centre_batch, views
 from stainfree.errors import DataError
-from stainfree.networks import build_module
+from stainfree.networks import build_module, shift_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Trained:
     seed: int
     n_views: int = 1
     """Views of a cell whose probabilities `predict` averages."""
+    shift: Tensor | None = None
+    """(class,) float32, what `predict` adds to their logarithms."""
 
     def prepare(self, counts: npt.NDArray[Any]) -> Tensor:
         """Map images (n, channel, y, x) of camera counts to what the module takes, as in evaluation."""
@@ -59,7 +61,8 @@ class Trained:
                 x = self.prepare(counts[first : first + batch])
                 seen = x if self.n_views == 1 else views(x).flatten(0, 1)
                 found.append(self.module(seen).softmax(dim=1).view(self.n_views, len(x), -1).mean(dim=0))
-        return torch.cat(found).numpy()
+        told = torch.cat(found)
+        return (told if self.shift is None else (told.log() + self.shift).softmax(dim=1)).numpy()
 
 
 def load(folder: str | os.PathLike[str], *, fold: int, seed: int, device: str = "cpu") -> Trained:
@@ -114,4 +117,5 @@ def load(folder: str | os.PathLike[str], *, fold: int, seed: int, device: str = 
         fold=fold,
         seed=seed,
         n_views=(entry.recipe or recipe).views,
+        shift=shift_of(np.array(list(part["class_counts"].values())), (entry.recipe or recipe).shift),
     )

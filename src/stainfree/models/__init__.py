@@ -92,6 +92,9 @@ class Recipe:
     """Share of the running average of the weights that a step keeps; the average is what is scored and kept."""
     views: int = 1
     """Views of a cell whose answers are averaged when it is read: 1, or 8 for all flips and quarter turns."""
+    shift: float = 0.0
+    """Times that the logarithm of a class's share of the training cells is taken off its score when a cell is read, so
+    that rare classes are said more often (Menon et al. 2021, arXiv 2007.07314, equation 9)."""
 
     def __post_init__(self) -> None:
         if (self.batches_per_epoch is None) == (self.batch_size is None):
@@ -104,7 +107,17 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"recipe: `{name}` must be above 0, not {value}")
-        for name in ("momentum", "weight_decay", "decay", "blur", "gain", "offset", "label_smoothing", "average"):
+        for name in (
+            "momentum",
+            "weight_decay",
+            "decay",
+            "blur",
+            "gain",
+            "offset",
+            "label_smoothing",
+            "average",
+            "shift",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"recipe: `{name}` must not be below 0, and is {getattr(self, name)}")
         for name in ("momentum", "gain", "label_smoothing", "average"):
