@@ -45,6 +45,8 @@ class Cluster:
             self.run = subprocess.Popen(
                 [sys.executable, "-m", "snakemake", "--profile", "slurm", PREDICTIONS],
                 cwd=self.project, env=self.environment, stdout=log, stderr=subprocess.STDOUT,
+                # Tests that a shell runs in the background inherit that Ctrl-C is ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )  # fmt: skip
 
     def finish(self) -> str:
