@@ -289,8 +289,11 @@ class TestConfig:
             ({"space": {"dropout": {"low": 0.5}}}, "`dropout` lacks `high`"),
             ({"space": {"dropout": {"lov": 0, "high": 1}}}, "unknown key `dropout.lov`; did you mean `low`?"),
             ({"space": {"dropout": {"low": 0.5, "high": "0.5"}}}, "`dropout`: `low` 0.5 is not below `high` 0.5"),
-            ({"space": {"dropout": {"low": 0, "high": 0.9, "log": True}}}, "and must be above 0 where `log` is true"),
-            ({"space": {"dropout": {"low": 0, "high": 0.9, "log": 3}}}, "`dropout.log` is 3, and must be true or false"),
+            ({"space": {"dropout": {"low": 0, "high": 0.5, "log": True}}}, "and must be above 0 where `log` is true"),
+            (
+                {"space": {"dropout": {"low": 0, "high": 0.5, "log": 3}}},
+                "`dropout.log` is 3, and must be true or false",
+            ),
             ({"space": {"dropout": {"low": "a", "high": 1}}}, "`dropout.low` is 'a', and must be a number"),
             ({"space": {"learning_rate": [0]}}, "recipe: `learning_rate` must be above 0, not 0.0"),
             ({"space": {"batch_size": [8, "many"]}}, "`batch_size` is 'many', and must be of type int"),
